@@ -1,0 +1,1 @@
+"""Who runs a job: one backend a file, nothing shared sideways."""
