@@ -1,0 +1,17 @@
+"""What holds for every test: no window, no network, one thread a process, nothing of the caller's own runs."""
+
+from __future__ import annotations
+
+import os
+
+from hypothesis import settings
+
+# Before anything imports torch or MuJoCo, and inherited by every process that a test starts.
+for name in [name for name in os.environ if name.startswith("LONGSHORE_")]:
+    del os.environ[name]
+os.environ["MUJOCO_GL"] = "disable"
+os.environ["OMP_NUM_THREADS"] = "1"  # tests run in parallel, one process a core
+os.environ["WANDB_MODE"] = "disabled"
+
+settings.register_profile("longshore", deadline=None)  # a loaded machine is not a wrong answer
+settings.load_profile("longshore")
