@@ -1,0 +1,113 @@
+"""Actor and critic networks, and the losses that train them inside imagined and replayed rollouts."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from trainer.world_model.functional import symexp_bins, two_hot_loss, two_hot_mean
+from trainer.world_model.layers import MLP
+
+
+class Normal(NamedTuple):
+    """Independent normals over the action's axes, `[..., A]` each."""
+
+    mean: Tensor
+    deviation: Tensor
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """Action for standard normal `noise` `[..., A]`; no gradient flows through it in the reinforce estimator."""
+        return self.mean + self.deviation * noise
+
+    def log_probability(self, action: Tensor) -> Tensor:
+        """Of the whole action, `[...]`."""
+        standardised = (action - self.mean) / self.deviation
+        return (-0.5 * standardised.square() - self.deviation.log() - 0.5 * math.log(2 * math.pi)).sum(-1)
+
+    def entropy(self) -> Tensor:
+        """Of the whole action in nats, `[...]`."""
+        return (self.deviation.log() + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)
+
+
+class Actor(nn.Module):
+    """Latent features to a normal over actions, its mean within [-1, 1].
+
+    Source: danijar/dreamerv3, embodied/jax/heads.py::Head.bounded_normal, output scale 0.01.
+    """
+
+    def __init__(self, features: int, action: int, units: int, layers: int, min_std: float, max_std: float) -> None:
+        super().__init__()
+        self.network = MLP(features, units, layers, 2 * action, scale=0.01)
+        self.min_std, self.max_std = min_std, max_std
+
+    def forward(self, features: Tensor) -> Normal:
+        mean, raw = self.network(features).float().chunk(2, -1)
+        deviation = self.min_std + (self.max_std - self.min_std) * torch.sigmoid(raw + 2.0)
+        return Normal(torch.tanh(mean), deviation)
+
+
+class Critic(nn.Module):
+    """Latent features to a two-hot distribution over returns; starts out at exactly zero."""
+
+    bins: Tensor
+
+    def __init__(self, features: int, units: int, layers: int, bins: int) -> None:
+        super().__init__()
+        self.network = MLP(features, units, layers, bins, scale=0.0)
+        self.register_buffer("bins", symexp_bins(bins), persistent=False)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits, `[..., K]`."""
+        return self.network(features)
+
+    def value(self, features: Tensor) -> Tensor:
+        """Expected return, `[...]`, float32."""
+        return two_hot_mean(self(features), self.bins)
+
+
+def actor_loss(
+    policy: Normal, action: Tensor, advantage: Tensor, weight: Tensor, entropy_scale: float
+) -> tuple[Tensor, Tensor]:
+    """Reinforce with an entropy bonus; returns the loss (a scalar) and the mean entropy.
+
+    Args:
+        policy: The actor at imagined states, `[H, B, A]`.
+        action: What was done there, `[H, B, A]`.
+        advantage: Of that action, already scaled, `[H, B]`.
+        weight: Probability that imagination got that far, `[H, B]`.
+        entropy_scale: Worth of a nat of entropy.
+
+    Source: DreamerV3, eq. 11.
+    """
+    entropy = policy.entropy()
+    gain = policy.log_probability(action.detach()) * advantage.detach() + entropy_scale * entropy
+    return -(weight.detach() * gain).mean(), entropy.mean()
+
+
+def critic_loss(
+    logits: Tensor, returns: Tensor, slow_value: Tensor, weight: Tensor, bins: Tensor, scale: float
+) -> Tensor:
+    """Cross-entropy to the returns, regularised towards the slow critic's own prediction; a scalar.
+
+    Args:
+        logits: The critic's, `[T, B, K]`.
+        returns: λ-returns, `[T, B]`.
+        slow_value: The slow critic's expectation: it regularises, and is not the target, `[T, B]`.
+        weight: Of each state, `[T, B]`.
+        bins: Centres, `[K]`.
+        scale: Weight of the regulariser.
+
+    Source: DreamerV3, eq. 8 and p. 6.
+    """
+    target = two_hot_loss(logits, returns.detach(), bins)
+    regulariser = two_hot_loss(logits, slow_value.detach(), bins)
+    return (weight.detach() * (target + scale * regulariser)).mean()
+
+
+@torch.no_grad()
+def update_slowly(slow: nn.Module, fast: nn.Module, rate: float) -> None:
+    """Move every parameter of `slow` by `rate` towards that of `fast`."""
+    torch._foreach_lerp_(list(slow.parameters()), list(fast.parameters()), rate)
