@@ -1,8 +1,8 @@
-"""What a backend is: states in data, one pure plan, and four verbs that touch the world."""
+"""What a backend is: states in data, one pure plan, and three verbs that touch the world."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -21,6 +21,7 @@ class LaunchRequest:
         script: Path of the rendered setup-and-run.sh.
         attempt: From 1.
         secrets: Names of variables that the backend takes from `launch`'s argument, never from a file of the plan.
+        time_limit: Seconds that the attempt may take, None for as long as it likes.
     """
 
     run_id: str
@@ -28,6 +29,7 @@ class LaunchRequest:
     script: Path
     attempt: int
     secrets: tuple[str, ...] = ()
+    time_limit: float | None = None
 
 
 @dataclass(frozen=True)
@@ -61,15 +63,28 @@ class Backend(Protocol):
     def launch(self, launch: Launch, secrets: Mapping[str, str]) -> str:
         """Start it and return a handle: a string that finds the attempt again from another process.
 
+        An attempt is started once. Where it has been started before, by this process or by one that died before it
+        could tell, nothing is started and its handle is returned.
+
         Raises:
-            BackendError: It could not be started.
+            BackendError: It could not be started, and was not.
         """
         ...
 
     def poll(self, handles: Mapping[str, Path]) -> dict[str, Observation]:
-        """Observations of all handles (each with its run directory) in one query."""
+        """Observations of handles (each with its run directory) in one query.
+
+        Handles that nothing can be said of right now are left out.
+
+        Raises:
+            BackendError: The backend cannot be asked.
+        """
         ...
 
-    def cancel(self, handles: Sequence[str], grace: timedelta) -> None:
-        """Ask the attempts to stop, and end them by force after `grace`."""
+    def cancel(self, handles: Mapping[str, Path], grace: timedelta) -> None:
+        """Ask the attempts (each with its run directory) to stop, and end them by force after `grace`.
+
+        Raises:
+            BackendError: Some cannot be ended from here.
+        """
         ...

@@ -1,0 +1,178 @@
+"""What the registry holds: its tables, and the rows of them as data."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from orchestrator.backends.base import Launch, LaunchRequest
+from orchestrator.states import FailureClass, RunState
+
+VERSION = 1  # of the schema, kept in PRAGMA user_version
+
+# The one active run of a submission key: what `active` lists is every state but the terminal ones.
+SCHEMA = """
+CREATE TABLE sweeps (
+    sweep_id TEXT PRIMARY KEY, name TEXT NOT NULL, max_parallel INTEGER, created REAL NOT NULL
+);
+CREATE TABLE runs (
+    sequence INTEGER PRIMARY KEY AUTOINCREMENT, run_id TEXT NOT NULL UNIQUE, name TEXT NOT NULL,
+    sweep_id TEXT REFERENCES sweeps, sweep_index INTEGER, backend TEXT NOT NULL, profile TEXT NOT NULL,
+    key TEXT NOT NULL, state TEXT NOT NULL, failure_class TEXT, message TEXT NOT NULL DEFAULT '',
+    run_dir TEXT NOT NULL, attempt INTEGER NOT NULL DEFAULT 0, handle TEXT, claim TEXT,
+    cancelling INTEGER NOT NULL DEFAULT 0, launch TEXT NOT NULL, differs TEXT NOT NULL,
+    created REAL NOT NULL, updated REAL NOT NULL
+);
+CREATE UNIQUE INDEX active_key ON runs (key)
+    WHERE state IN ('planned', 'submitting', 'queued', 'setting-up', 'running', 'requeued');
+CREATE INDEX runs_by_key ON runs (key, sequence);
+CREATE INDEX runs_by_state ON runs (state);
+CREATE INDEX runs_by_sweep ON runs (sweep_id);
+CREATE TABLE pending_files (run_id TEXT PRIMARY KEY REFERENCES runs (run_id), files TEXT NOT NULL);
+CREATE TABLE attempts (
+    run_id TEXT NOT NULL REFERENCES runs (run_id), number INTEGER NOT NULL, handle TEXT NOT NULL,
+    started REAL NOT NULL, ended REAL, failure_class TEXT, exit_code INTEGER, message TEXT NOT NULL DEFAULT '',
+    PRIMARY KEY (run_id, number)
+);
+CREATE TABLE events (
+    sequence INTEGER PRIMARY KEY AUTOINCREMENT, run_id TEXT NOT NULL REFERENCES runs (run_id), time REAL NOT NULL,
+    old TEXT, new TEXT NOT NULL, message TEXT NOT NULL DEFAULT ''
+);
+CREATE INDEX events_by_run ON events (run_id, sequence);
+"""
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One run as the registry knows it.
+
+    Attributes:
+        index: Its number in its sweep, None outside of one.
+        key: Submission key, SHA-256 in hexadecimal.
+        message: Why it stands where it stands, where there is something to say.
+        attempt: The current or last one, 0 before the first.
+        handle: What its backend knows the attempt by, None before it is started.
+        created: Unix seconds, like `updated`, the time of the last change.
+        differs: What sets it apart from the other members of its sweep.
+        cancelling: Its user asked for its end.
+    """
+
+    run_id: str
+    name: str
+    sweep_id: str | None
+    index: int | None
+    backend: str
+    profile: str
+    key: str
+    state: RunState
+    failure_class: FailureClass | None
+    message: str
+    run_dir: Path
+    attempt: int
+    handle: str | None
+    created: float
+    updated: float
+    differs: Mapping[str, Any]
+    cancelling: bool
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One start of a run; times in unix seconds."""
+
+    number: int
+    handle: str
+    started: float
+    ended: float | None
+    failure_class: FailureClass | None
+    exit_code: int | None
+    message: str
+
+
+@dataclass(frozen=True)
+class Event:
+    """One change of a run's state; `time` in unix seconds, `old` None where the run was made."""
+
+    run_id: str
+    time: float
+    old: RunState | None
+    new: RunState
+    message: str
+
+
+def run_record(row: sqlite3.Row) -> RunRecord:
+    """A row of `runs`."""
+    return RunRecord(
+        run_id=row["run_id"],
+        name=row["name"],
+        sweep_id=row["sweep_id"],
+        index=row["sweep_index"],
+        backend=row["backend"],
+        profile=row["profile"],
+        key=row["key"],
+        state=RunState(row["state"]),
+        failure_class=FailureClass(row["failure_class"]) if row["failure_class"] else None,
+        message=row["message"],
+        run_dir=Path(row["run_dir"]),
+        attempt=row["attempt"],
+        handle=row["handle"],
+        created=row["created"],
+        updated=row["updated"],
+        differs=json.loads(row["differs"]),
+        cancelling=bool(row["cancelling"]),
+    )
+
+
+def launch_text(launch: Launch) -> str:
+    """A launch as the registry keeps it; secrets stand in it by name only."""
+    request = launch.request
+    return json.dumps(
+        {
+            "run_id": request.run_id,
+            "run_dir": str(request.run_dir),
+            "script": str(request.script),
+            "attempt": request.attempt,
+            "secrets": request.secrets,
+            "time_limit": request.time_limit,
+            "commands": launch.commands,
+            "environment": dict(launch.environment),
+        }
+    )
+
+
+def parse_launch(text: str) -> Launch:
+    """The launch that `launch_text` has written."""
+    raw = json.loads(text)
+    request = LaunchRequest(
+        run_id=raw["run_id"],
+        run_dir=Path(raw["run_dir"]),
+        script=Path(raw["script"]),
+        attempt=raw["attempt"],
+        secrets=tuple(raw["secrets"]),
+        time_limit=raw["time_limit"],
+    )
+    return Launch(request, tuple(tuple(argv) for argv in raw["commands"]), raw["environment"])
+
+
+def attempt_record(row: sqlite3.Row) -> Attempt:
+    """A row of `attempts`."""
+    failure_class = FailureClass(row["failure_class"]) if row["failure_class"] else None
+    return Attempt(
+        number=row["number"],
+        handle=row["handle"],
+        started=row["started"],
+        ended=row["ended"],
+        failure_class=failure_class,
+        exit_code=row["exit_code"],
+        message=row["message"],
+    )
+
+
+def event_record(row: sqlite3.Row) -> Event:
+    """A row of `events`."""
+    old = RunState(row["old"]) if row["old"] else None
+    return Event(row["run_id"], row["time"], old, RunState(row["new"]), row["message"])

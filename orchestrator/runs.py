@@ -1,0 +1,417 @@
+"""The registry: runs, sweeps, attempts and events in one SQLite file, safe under many submitters at once."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orchestrator.backends.base import Launch, Observation
+from orchestrator.errors import LongshoreError, UsageError
+from orchestrator.filesystem import MOUNTS, network_file_system
+from orchestrator.records import (
+    SCHEMA,
+    VERSION,
+    Attempt,
+    Event,
+    RunRecord,
+    attempt_record,
+    event_record,
+    launch_text,
+    parse_launch,
+    run_record,
+)
+from orchestrator.references import listed, match_reference
+from orchestrator.states import TERMINAL, RunState, Verdict, judge, may_follow, next_state
+
+if TYPE_CHECKING:
+    from orchestrator.plan import Plan, PlannedRun
+
+__all__ = ["Attempt", "Event", "Registered", "RunRecord", "RunStore"]
+
+REGISTRY = "registry.sqlite3"
+BUSY_TIMEOUT = 60.0  # seconds that a writer waits for its turn; each of them holds the file for milliseconds
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A planned run and the run of the registry that stands for it, an older one maybe."""
+
+    planned: PlannedRun
+    record: RunRecord
+    verdict: Verdict
+
+
+class RunStore:
+    """The registry of one folder of runs.
+
+    Attributes:
+        home: That folder; run directories and the registry lie in it.
+        warnings: What its user should know of where it lies.
+    """
+
+    def __init__(self, home: Path, *, clock: Callable[[], float] = time.time, mounts: str | None = None) -> None:
+        """Open the registry, or make it.
+
+        Args:
+            home: Folder of all runs.
+            clock: Gives unix seconds.
+            mounts: The machine's table of mounts; read from /proc by default.
+
+        Raises:
+            LongshoreError: It cannot be read or written, or a newer version wrote it.
+        """
+        self.home = home
+        self.path = home / REGISTRY
+        self._clock = clock
+        table = MOUNTS.read_text(encoding="utf-8", errors="replace") if mounts is None else mounts
+        kind = network_file_system(home.resolve(), table)
+        self.warnings: tuple[str, ...] = ()
+        if kind is not None:
+            self.warnings = (
+                f"{home} is on a network file system ({kind}), where SQLite's write-ahead log is unsafe: the registry "
+                "uses a rollback journal instead; set LONGSHORE_HOME to a disk of this machine if it gets slow",
+            )
+        with self._explained():
+            home.mkdir(parents=True, exist_ok=True)
+            self._db = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT, isolation_level=None)
+            self._db.row_factory = sqlite3.Row
+            self._set_journal("wal" if kind is None else "delete")
+            self._db.execute("PRAGMA foreign_keys = ON")
+            self._migrate()
+
+    def close(self) -> None:
+        self._db.close()
+
+    def add_plan(self, plan: Plan, *, again: bool = False, max_parallel: int | None = None) -> tuple[Registered, ...]:
+        """Register a plan's runs as `submitting`, in one step: all of them, or none where it fails.
+
+        A run whose key is taken already is not made again; the older one is returned in its place.
+
+        Args:
+            plan: What is going to be submitted.
+            again: Make another run where the last one with its key has succeeded.
+            max_parallel: How many runs of the sweep may be started at once, None for all.
+        """
+        now = self._clock()
+        ids: list[tuple[PlannedRun, str, Verdict]] = []
+        with self._transaction():
+            for run in plan.runs:
+                last = self._last_with(run.key)
+                verdict = judge(None if last is None else RunState(last["state"]), again=again)
+                ids.append((run, run.run_id if verdict is Verdict.NEW or last is None else last["run_id"], verdict))
+            new = [run for run, _, verdict in ids if verdict is Verdict.NEW]
+            if new:
+                self._insert(plan, new, max_parallel, now)
+        return tuple(Registered(run, self._record(run_id), verdict) for run, run_id, verdict in ids)
+
+    def find_by_key(self, key: str) -> RunRecord | None:
+        """The last run with a submission key."""
+        with self._explained():
+            row = self._last_with(key)
+        return None if row is None else run_record(row)
+
+    def pending_files(self, run_id: str) -> Mapping[str, str] | None:
+        """Files of a run that is still `submitting`, by path in the run directory; None once they are in place."""
+        with self._explained():
+            row = self._db.execute("SELECT files FROM pending_files WHERE run_id = ?", (run_id,)).fetchone()
+        return None if row is None else json.loads(row["files"])
+
+    def enqueue(self, run_ids: Iterable[str]) -> None:
+        """`submitting` becomes `queued`: everything that the runs need is in place. Others stay as they are."""
+        with self._transaction():
+            for run_id in run_ids:
+                if self._state(run_id) is RunState.SUBMITTING:
+                    self._move(run_id, RunState.QUEUED)
+                    self._db.execute("DELETE FROM pending_files WHERE run_id = ?", (run_id,))
+
+    def note(self, run_id: str, message: str) -> None:
+        """Say why a run stands where it stands."""
+        with self._transaction():
+            self._db.execute(
+                "UPDATE runs SET message = ?, updated = ? WHERE run_id = ?", (message, self._clock(), run_id)
+            )
+
+    def claim_startable(
+        self, claimer: str, is_gone: Callable[[str], bool], only: Collection[str] | None = None
+    ) -> tuple[tuple[RunRecord, Launch], ...]:
+        """Take the queued runs that may be started now; nobody else is given them while the claimer lives.
+
+        Args:
+            claimer: Names the calling process.
+            is_gone: Whether a claimer has ended for certain; what it had claimed is given to this one.
+            only: Ids of the runs to take from; None for all.
+        """
+        waiting = "state = 'queued' AND handle IS NULL"
+        with self._explained():
+            if self._db.execute(f"SELECT 1 FROM runs WHERE {waiting} LIMIT 1").fetchone() is None:
+                return ()
+        with self._transaction():
+            rows = self._db.execute(
+                "SELECT runs.*, sweeps.max_parallel FROM runs LEFT JOIN sweeps USING (sweep_id) "
+                f"WHERE {waiting} ORDER BY claim IS NULL, sequence"
+            ).fetchall()
+            busy = dict(
+                self._db.execute(
+                    "SELECT sweep_id, count(*) FROM runs WHERE sweep_id IS NOT NULL AND (state IN ('setting-up', "
+                    "'running', 'requeued') OR (state = 'queued' AND (claim IS NOT NULL OR handle IS NOT NULL))) "
+                    "GROUP BY sweep_id"
+                ).fetchall()
+            )
+            taken = []
+            for row in rows:
+                if only is not None and row["run_id"] not in only:
+                    continue
+                limit, in_use = row["max_parallel"], busy.get(row["sweep_id"], 0)
+                if row["claim"] is None:
+                    if limit is not None and in_use >= limit:
+                        continue
+                    busy[row["sweep_id"]] = in_use + 1
+                elif row["claim"] != claimer and not is_gone(row["claim"]):
+                    continue
+                self._db.execute("UPDATE runs SET claim = ? WHERE run_id = ?", (claimer, row["run_id"]))
+                taken.append((run_record(row), parse_launch(row["launch"])))
+        return tuple(taken)
+
+    def give_up_start(self, run_id: str, message: str) -> None:
+        """A claimed run could not be started: it goes on waiting."""
+        with self._transaction():
+            self._db.execute(
+                "UPDATE runs SET claim = NULL, message = ?, updated = ? WHERE run_id = ? AND handle IS NULL",
+                (message, self._clock(), run_id),
+            )
+
+    def started(self, run_id: str, attempt: int, handle: str) -> RunRecord:
+        """A claimed run was started; `cancelling` or a terminal state in the answer says that its end is wanted."""
+        with self._transaction():
+            now = self._clock()
+            self._db.execute(
+                "INSERT INTO attempts (run_id, number, handle, started) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
+                (run_id, attempt, handle, now),
+            )
+            self._db.execute(
+                "UPDATE runs SET attempt = ?, handle = ?, claim = NULL WHERE run_id = ?", (attempt, handle, run_id)
+            )
+            if self._state(run_id) is RunState.QUEUED:
+                self._move(run_id, RunState.SETTING_UP)
+        return self._record(run_id)
+
+    def observe(self, observations: Mapping[str, tuple[str, Observation]]) -> tuple[Event, ...]:
+        """Take over what backends have seen.
+
+        Args:
+            observations: Handle and observation by run id. What was seen of an earlier attempt is passed over.
+
+        Returns:
+            The changes.
+        """
+        known = {record.run_id: record for record in self.list(active=True)}
+        news = [
+            run_id
+            for run_id, (_, seen) in observations.items()
+            if run_id in known
+            and next_state(known[run_id].state, seen.state, cancelling=known[run_id].cancelling) != known[run_id].state
+        ]
+        if not news:
+            return ()
+        changes = []
+        with self._transaction():
+            for run_id in news:
+                handle, seen = observations[run_id]
+                record = self._record(run_id)
+                new = next_state(record.state, seen.state, cancelling=record.cancelling)
+                if record.handle == handle and new != record.state:
+                    changes.append(self._move(run_id, new, seen))
+        return tuple(changes)
+
+    def request_cancel(self, run_ids: Iterable[str]) -> tuple[RunRecord, ...]:
+        """Note that runs are to end. Those not started yet are `cancelled` at once.
+
+        Returns:
+            The runs whose backend has to end them.
+        """
+        running = []
+        with self._transaction():
+            for run_id in run_ids:
+                record = self._record(run_id)
+                if record.state in TERMINAL:
+                    continue
+                self._db.execute("UPDATE runs SET cancelling = 1 WHERE run_id = ?", (run_id,))
+                if record.handle is None:
+                    self._move(run_id, RunState.CANCELLED, Observation(RunState.CANCELLED, message="before its start"))
+                    self._db.execute("DELETE FROM pending_files WHERE run_id = ?", (run_id,))
+                else:
+                    running.append(record)
+        return tuple(running)
+
+    def list(self, *, active: bool = False) -> tuple[RunRecord, ...]:
+        """All runs, the oldest first.
+
+        Args:
+            active: Only those that have not ended.
+        """
+        where = f"WHERE state NOT IN ({', '.join(repr(str(state)) for state in sorted(TERMINAL))})" if active else ""
+        with self._explained():
+            return tuple(run_record(row) for row in self._db.execute(f"SELECT * FROM runs {where} ORDER BY sequence"))
+
+    def resolve(self, reference: str) -> tuple[RunRecord, ...]:
+        """The run, or the members of the sweep, that a RUN of the command line means.
+
+        Raises:
+            UsageError: It means nothing, or may mean several things.
+        """
+        with self._explained():
+            rows = self._db.execute("SELECT run_id, sweep_id FROM runs ORDER BY sequence").fetchall()
+        ids = match_reference(reference, [(row["run_id"], row["sweep_id"]) for row in rows])
+        return tuple(self._record(run_id) for run_id in ids)
+
+    def get(self, reference: str) -> RunRecord:
+        """The one run that a RUN of the command line means.
+
+        Raises:
+            UsageError: It means nothing, or several runs.
+        """
+        records = self.resolve(reference)
+        if len(records) > 1:
+            names = listed([record.run_id for record in records])
+            raise UsageError(f"{reference!r} is a sweep of {len(records)} runs, name one of them: {names}")
+        return records[0]
+
+    def attempts(self, run_id: str) -> tuple[Attempt, ...]:
+        """Starts of a run, the first one first."""
+        with self._explained():
+            rows = self._db.execute("SELECT * FROM attempts WHERE run_id = ? ORDER BY number", (run_id,)).fetchall()
+        return tuple(attempt_record(row) for row in rows)
+
+    def events(self, run_id: str) -> tuple[Event, ...]:
+        """Changes of a run's state, the first one first."""
+        with self._explained():
+            rows = self._db.execute("SELECT * FROM events WHERE run_id = ? ORDER BY sequence", (run_id,)).fetchall()
+        return tuple(event_record(row) for row in rows)
+
+    def _insert(self, plan: Plan, new: Sequence[PlannedRun], max_parallel: int | None, now: float) -> None:
+        sweep_id = plan.plan_id if plan.is_sweep else None
+        try:
+            if sweep_id is not None:
+                self._db.execute("INSERT INTO sweeps VALUES (?, ?, ?, ?)", (sweep_id, plan.name, max_parallel, now))
+            self._db.executemany(
+                "INSERT INTO runs (run_id, name, sweep_id, sweep_index, backend, profile, key, state, run_dir, launch, "
+                "differs, created, updated) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                [
+                    (
+                        run.run_id,
+                        run.name,
+                        sweep_id,
+                        run.index if sweep_id is not None else None,
+                        plan.backend,
+                        plan.profile,
+                        run.key,
+                        RunState.SUBMITTING,
+                        str(run.run_dir),
+                        launch_text(run.launch),
+                        json.dumps(dict(run.differs)),
+                        now,
+                        now,
+                    )
+                    for run in new
+                ],
+            )
+        except sqlite3.IntegrityError as error:
+            raise LongshoreError(f"{plan.plan_id}: this run id is taken; submit again for another ({error})") from error
+        self._db.executemany(
+            "INSERT INTO pending_files VALUES (?, ?)", [(run.run_id, json.dumps(dict(run.files))) for run in new]
+        )
+        self._db.executemany(
+            "INSERT INTO events (run_id, time, old, new) VALUES (?, ?, NULL, ?)",
+            [(run.run_id, now, RunState.SUBMITTING) for run in new],
+        )
+
+    def _move(self, run_id: str, new: RunState, seen: Observation | None = None) -> Event:
+        """One checked step of a run, with its event; inside a transaction."""
+        old, now = self._state(run_id), self._clock()
+        if not may_follow(old, new):
+            raise LongshoreError(f"{run_id}: {new} cannot follow {old}")
+        seen = seen or Observation(new)
+        # A cancelled run did not fail, whatever its trainer said when it was told to stop.
+        failure_class = seen.failure_class if new is RunState.FAILED else None
+        self._db.execute(
+            "UPDATE runs SET state = ?, failure_class = ?, message = ?, updated = ? WHERE run_id = ?",
+            (new, failure_class, seen.message, now, run_id),
+        )
+        if new in TERMINAL:
+            self._db.execute(
+                "UPDATE attempts SET ended = ?, failure_class = ?, exit_code = ?, message = ? "
+                "WHERE run_id = ? AND number = (SELECT attempt FROM runs WHERE run_id = ?)",
+                (now, failure_class, seen.exit_code, seen.message, run_id, run_id),
+            )
+        self._db.execute(
+            "INSERT INTO events (run_id, time, old, new, message) VALUES (?, ?, ?, ?, ?)",
+            (run_id, now, old, new, seen.message),
+        )
+        return Event(run_id, now, old, new, seen.message)
+
+    def _state(self, run_id: str) -> RunState:
+        return RunState(self._db.execute("SELECT state FROM runs WHERE run_id = ?", (run_id,)).fetchone()["state"])
+
+    def _record(self, run_id: str) -> RunRecord:
+        with self._explained():
+            return run_record(self._db.execute("SELECT * FROM runs WHERE run_id = ?", (run_id,)).fetchone())
+
+    def _last_with(self, key: str) -> sqlite3.Row | None:
+        query = "SELECT * FROM runs WHERE key = ? ORDER BY sequence DESC LIMIT 1"
+        row: sqlite3.Row | None = self._db.execute(query, (key,)).fetchone()
+        return row
+
+    def _set_journal(self, mode: str) -> None:
+        """Changing the journal mode does not wait for other processes by itself."""
+        deadline = time.monotonic() + BUSY_TIMEOUT
+        while True:
+            try:
+                if self._db.execute(f"PRAGMA journal_mode = {mode}").fetchone()[0] == mode:
+                    return
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                    raise
+            if time.monotonic() > deadline:
+                raise LongshoreError(f"{self.path}: other processes keep the registry busy")
+            time.sleep(0.02)
+
+    def _migrate(self) -> None:
+        version = self._version()
+        if version > VERSION:
+            raise LongshoreError(f"{self.path} has version {version}, this one knows {VERSION}: update longshore")
+        if version == VERSION:
+            return
+        with self._transaction():
+            if self._version() == 0:  # nobody else was faster
+                for statement in SCHEMA.split(";\n"):
+                    self._db.execute(statement)
+                self._db.execute(f"PRAGMA user_version = {VERSION}")
+
+    def _version(self) -> int:
+        return int(self._db.execute("PRAGMA user_version").fetchone()[0])
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """All that happens inside, or nothing; others wait meanwhile."""
+        with self._explained():
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, OSError) as error:
+            raise LongshoreError(f"{self.path}: {error}") from error

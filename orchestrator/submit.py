@@ -1,0 +1,116 @@
+"""Execute a plan: register its runs, put their files in place, start them.
+
+Each step can be done twice without harm, and the registry knows how far a run has come. So nothing is locked: after a
+full disk or a kill, submitting the same job again goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orchestrator.backends.base import Backend
+from orchestrator.errors import BackendError, LongshoreError
+from orchestrator.runs import Registered, RunRecord, RunStore
+from orchestrator.snapshot import store_snapshot
+from orchestrator.states import TERMINAL, RunState, Verdict
+from orchestrator.watch import observe, start_queued
+from trainer.run_dir import write_atomically
+
+if TYPE_CHECKING:
+    from orchestrator.plan import Plan
+
+LOCAL_MAX_PARALLEL = 1  # runs of a sweep at once where the job does not say: two would share one machine's cores
+
+
+@dataclass(frozen=True)
+class SubmitResult:
+    """What submitting one run came to.
+
+    Attributes:
+        run_id: The run that stands for it: a new one, or the one with the same key that was there.
+        verdict: Whether it was new, finished, active or done already.
+        state: Where it stands now.
+        message: For the user; empty for a new run that was started.
+    """
+
+    run_id: str
+    verdict: Verdict
+    state: RunState
+    message: str
+
+
+def execute(
+    plan: Plan, store: RunStore, backend: Backend, secrets: Mapping[str, str], *, again: bool = False
+) -> list[SubmitResult]:
+    """Do what a plan says, once however often it is called with the same job.
+
+    Args:
+        plan: What to do.
+        store: The registry under the plan's home.
+        backend: The one that the plan was made for.
+        secrets: Values of the variables that the job names under `secrets`.
+        again: Make another run where the same one has succeeded.
+
+    Returns:
+        One result a planned run, in the plan's order.
+
+    Raises:
+        LongshoreError: Something in the middle failed; the runs are registered, and submitting again finishes them.
+    """
+
+    def backend_for(_: str) -> Backend:
+        return backend
+
+    # A run that died unseen must not pass for one that is still going.
+    last = [store.find_by_key(run.key) for run in plan.runs]
+    observe(store, backend_for, [record for record in last if record is not None and record.state not in TERMINAL])
+
+    registered = store.add_plan(plan, again=again, max_parallel=_max_parallel(plan))
+    _put_in_place(plan, store, registered)
+    ids = [entry.record.run_id for entry in registered]
+    errors = start_queued(store, backend_for, secrets, only=frozenset(ids))
+    if errors:
+        kind = BackendError if isinstance(errors[0], BackendError) else LongshoreError
+        raise kind(f"{errors[0]}; submitting again finishes it")
+    return [_result(entry, store.get(entry.record.run_id)) for entry in registered]
+
+
+def _put_in_place(plan: Plan, store: RunStore, registered: Sequence[Registered]) -> None:
+    """Write the files of runs that are `submitting`, and let them queue."""
+    unfinished = [entry for entry in registered if entry.verdict in {Verdict.NEW, Verdict.FINISH}]
+    if not unfinished:
+        return
+    try:
+        for entry in unfinished:
+            _write_files(entry.record.run_dir, store.pending_files(entry.record.run_id) or {})
+        store_snapshot(plan.snapshot, plan.home)
+        store.enqueue(entry.record.run_id for entry in unfinished)
+    except (LongshoreError, OSError) as error:
+        message = f"{error}; submitting again finishes it"
+        for entry in unfinished:
+            with contextlib.suppress(LongshoreError):  # the registry may lie on the same full disk
+                store.note(entry.record.run_id, message)
+        raise LongshoreError(f"{plan.plan_id}: {message}") from error
+
+
+def _write_files(run_dir: Path, files: Mapping[str, str]) -> None:
+    for name, text in files.items():
+        write_atomically(run_dir / name, text)
+
+
+def _max_parallel(plan: Plan) -> int | None:
+    return plan.max_parallel or (LOCAL_MAX_PARALLEL if plan.backend == "local" else None)
+
+
+def _result(entry: Registered, now: RunRecord) -> SubmitResult:
+    message = {
+        Verdict.NEW: "" if now.state is not RunState.QUEUED else "waits for a free slot",
+        Verdict.FINISH: "its submission had been cut short and is finished now",
+        Verdict.ACTIVE: f"submitted already, {now.state}",
+        Verdict.DONE: "succeeded already; --again makes another run",
+    }[entry.verdict]
+    return SubmitResult(now.run_id, entry.verdict, now.state, f"{now.run_id}: {message}" if message else "")

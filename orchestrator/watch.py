@@ -1,0 +1,172 @@
+"""Bring the registry up to date with the backends, start what waits for a slot, wait for runs and end them."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from datetime import timedelta
+
+from orchestrator.backends.base import Backend, Observation
+from orchestrator.errors import BackendError, LongshoreError
+from orchestrator.processes import Process
+from orchestrator.runs import Event, RunRecord, RunStore
+from orchestrator.states import TERMINAL
+
+BackendFor = Callable[[str], Backend]
+INTERVAL = 0.5  # seconds between two looks
+
+
+def refresh(store: RunStore, backend_for: BackendFor, environment: Mapping[str, str] = os.environ) -> tuple[Event, ...]:
+    """Ask each backend once what became of its runs, and start the queued ones that have a slot now.
+
+    Args:
+        store: The registry.
+        backend_for: Gives the backend of a name.
+        environment: Where the secrets of runs are taken from that are started.
+
+    Returns:
+        Changes of state that were seen; a run that could not be started says so in its message.
+
+    Raises:
+        LongshoreError: A backend could not be asked; the others were.
+    """
+    changes, errors = _observe(store, backend_for, store.list(active=True))
+    start_queued(store, backend_for, environment)
+    if errors:
+        raise errors[0]
+    return changes
+
+
+def observe(store: RunStore, backend_for: BackendFor, records: Iterable[RunRecord]) -> tuple[Event, ...]:
+    """Ask the backends of some runs what became of them.
+
+    Raises:
+        LongshoreError: A backend could not be asked; the others were.
+    """
+    changes, errors = _observe(store, backend_for, records)
+    if errors:
+        raise errors[0]
+    return changes
+
+
+def _observe(
+    store: RunStore, backend_for: BackendFor, records: Iterable[RunRecord]
+) -> tuple[tuple[Event, ...], list[LongshoreError]]:
+    seen: dict[str, tuple[str, Observation]] = {}
+    errors: list[LongshoreError] = []
+    for name, runs in _by_backend(records).items():
+        try:
+            answers = backend_for(name).poll({handle: record.run_dir for handle, record in runs.items()})
+        except LongshoreError as error:
+            errors.append(error)
+            continue
+        seen |= {runs[handle].run_id: (handle, observation) for handle, observation in answers.items()}
+    return store.observe(seen), errors
+
+
+def start_queued(
+    store: RunStore, backend_for: BackendFor, environment: Mapping[str, str], only: Collection[str] | None = None
+) -> tuple[LongshoreError, ...]:
+    """Start the queued runs that have a slot.
+
+    Whoever starts a run may die at any moment: the next one takes its claim over and asks the backend for the same
+    attempt again, and a backend starts an attempt once.
+
+    Args:
+        store: The registry.
+        backend_for: Gives the backend of a name.
+        environment: Where secrets are taken from.
+        only: Ids of runs to look at; None for all.
+
+    Returns:
+        Why some could not be started; they go on waiting with that message.
+    """
+    errors = []
+    for record, launch in store.claim_startable(str(Process.current()), _is_gone, only):
+        request = launch.request
+        try:
+            if missing := [name for name in request.secrets if name not in environment]:
+                raise LongshoreError(f"cannot be started from here: {', '.join(missing)} is not set")
+            backend = backend_for(record.backend)
+            handle = backend.launch(launch, {name: environment[name] for name in request.secrets})
+        except LongshoreError as error:
+            store.give_up_start(record.run_id, str(error))
+            errors.append(error)
+            continue
+        if store.started(record.run_id, request.attempt, handle).state in TERMINAL:
+            backend.cancel({handle: record.run_dir}, timedelta(0))  # cancelled while it was being started
+    return tuple(errors)
+
+
+def wait(
+    store: RunStore,
+    backend_for: BackendFor,
+    run_ids: Sequence[str],
+    *,
+    timeout: float | None = None,
+    interval: float = INTERVAL,
+) -> tuple[RunRecord, ...]:
+    """Wait until runs have ended, and start those whose turn comes meanwhile.
+
+    Args:
+        store: The registry.
+        backend_for: Gives the backend of a name.
+        run_ids: Whole ids.
+        timeout: Seconds to wait at most, None for as long as it takes.
+        interval: Seconds between two looks.
+
+    Returns:
+        The runs as they ended.
+
+    Raises:
+        LongshoreError: The time is over, or a backend could not be asked.
+    """
+    deadline = None if timeout is None else time.monotonic() + timeout
+    while True:
+        refresh(store, backend_for)
+        records = tuple(store.get(run_id) for run_id in run_ids)
+        going = [record for record in records if record.state not in TERMINAL]
+        if not going:
+            return records
+        if deadline is not None and time.monotonic() >= deadline:
+            states = ", ".join(f"{record.run_id} is {record.state}" for record in going[:3])
+            raise LongshoreError(f"not ended within {timeout:g} s: {states}{' …' if len(going) > 3 else ''}")
+        time.sleep(interval)
+
+
+def cancel(
+    store: RunStore, backend_for: BackendFor, records: Sequence[RunRecord], grace: timedelta
+) -> tuple[RunRecord, ...]:
+    """End runs: they are asked to save and stop, and ended by force after `grace`.
+
+    Returns:
+        The runs as they are now: cancelled, or succeeded where that came first.
+
+    Raises:
+        BackendError: Some could not be ended.
+    """
+    started = store.request_cancel([record.run_id for record in records])
+    for name, runs in _by_backend(started).items():
+        backend_for(name).cancel({handle: record.run_dir for handle, record in runs.items()}, grace)
+    observe(store, backend_for, started)
+    now = tuple(store.get(record.run_id) for record in records)
+    if left := [record.run_id for record in now if record.state not in TERMINAL]:
+        raise BackendError(f"{', '.join(left)}: does not end, not even by force")
+    return now
+
+
+def _by_backend(records: Iterable[RunRecord]) -> dict[str, dict[str, RunRecord]]:
+    """Started runs by handle, by backend."""
+    grouped: dict[str, dict[str, RunRecord]] = defaultdict(dict)
+    for record in records:
+        if record.handle is not None:
+            grouped[record.backend][record.handle] = record
+    return grouped
+
+
+def _is_gone(claimer: str) -> bool:
+    """Whether the process that had claimed a run's start has ended. Of another machine nobody knows."""
+    process = Process.parse(claimer)
+    return process.is_here and not process.is_alive
