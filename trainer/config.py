@@ -40,6 +40,15 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
 }
 
 
+class Config(SimpleNamespace):
+    """The config, or a section of it, read by attribute: `config.env.num_envs`."""
+
+    @classmethod
+    def of(cls, section: Mapping[str, Any]) -> Config:
+        """Nested mappings become nested sections."""
+        return cls(**{name: cls.of(value) if isinstance(value, Mapping) else value for name, value in section.items()})
+
+
 def compose(overrides: Sequence[str], folder: Path = CONF) -> dict[str, Any]:
     """The config with all defaults, groups, overrides and interpolations resolved.
 
@@ -221,12 +230,3 @@ def _keys(config: Mapping[str, Any]) -> Iterator[str]:
 def _hint(word: str, known: Iterable[str]) -> str:
     match = nearest(word, known)
     return f"; did you mean {match}?" if match else ""
-
-
-class Config(SimpleNamespace):
-    """The config, or a section of it, read by attribute: `config.env.num_envs`."""
-
-    @classmethod
-    def of(cls, section: Mapping[str, Any]) -> Config:
-        """Nested mappings become nested sections."""
-        return cls(**{name: cls.of(value) if isinstance(value, Mapping) else value for name, value in section.items()})
