@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from orchestrator.yaml12 import shown
+from orchestrator.nodes import shown
 
 LONGEST = 366 * 24 * 3600  # seconds; more is a slip of the keyboard
 LARGEST = 1 << 30  # MiB, 1 PiB
@@ -21,8 +21,8 @@ def duration_seconds(text: str) -> int:
     """Seconds of a duration.
 
     Args:
-        text: `MM`, `MM:SS`, `HH:MM:SS`, `D-HH`, `D-HH:MM` or `D-HH:MM:SS` as in Slurm, or a number with its unit: `15s`,
-            `30m`, `2h`, `1d`.
+        text: `MM`, `MM:SS`, `HH:MM:SS`, `D-HH`, `D-HH:MM` or `D-HH:MM:SS` as in Slurm, or a number with its unit:
+            `15s`, `30m`, `2h`, `1d`.
 
     Raises:
         ValueError: It has another form, a field is out of its range, or it is zero or longer than a year.

@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 TASKS_FILE = Path(__file__).with_name("tasks.json")  # written by tools/list_tasks.py
 
-_SIMULATOR_OF_PREFIX: Mapping[str, str] = {"Isaac-": "isaaclab", "Mjlab-": "mjlab"}
+_SIMULATOR_OF_PREFIX: Mapping[str, str] = {"Isaac-": "isaaclab", "Mjlab-": "mjlab", "Debug-": "debug"}
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
 
 
 def task_error(task: str, simulator: str) -> str | None:
-    """What is wrong with running `task` on `simulator`, and what is accepted; None where nothing is known to be wrong."""
+    """What is wrong with `task` on `simulator`, and what is accepted; None where nothing is known to be wrong."""
     known = simulators().get(simulator)
     if known is None or task in known.tasks:
         return None

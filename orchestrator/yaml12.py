@@ -1,8 +1,8 @@
 """YAML as job files mean it: the core schema of YAML 1.2, with a place in the file for every value.
 
-PyYAML scans and parses; which scalars are numbers, what may stand where, and what is refused is decided here. `on`, `yes`
-and `24:00:00` are strings, `6e-4` is a number, `100_000` an integer. Nothing in a file can make an object, a cycle or more
-than a fixed amount of work.
+PyYAML scans and parses; which scalars are numbers, what may stand where, and what is refused is decided here. `on`,
+`yes` and `24:00:00` are strings, `6e-4` is a number, `100_000` an integer. Nothing in a file can make an object, a cycle
+or more than a fixed amount of work.
 
 Source: YAML 1.2.2, chapter 10.3 (core schema); digits grouped by `_` are the one addition.
 """
@@ -14,15 +14,24 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, TypeAlias
+from typing import Any
 
 import yaml
 from yaml.reader import Reader
 
 from orchestrator.errors import Problem, SpecError
-
-Plain: TypeAlias = bool | int | float | str | None
+from orchestrator.nodes import (
+    Entry,
+    MappingNode,
+    Mark,
+    Node,
+    Plain,
+    ScalarNode,
+    SequenceNode,
+    join_key,
+    printable,
+    shown,
+)
 
 LARGEST_FILE = 1 << 20  # bytes; a sweep that lists 1,000 runs one by one is a tenth of it
 LARGEST_TREE = 100_000  # values, aliases written out
@@ -47,89 +56,8 @@ _SCALAR_TAGS: Mapping[str, type] = {
 }
 
 
-@dataclass(frozen=True)
-class Mark:
-    """A place in a file, or in one argument of a command line."""
-
-    file: str
-    line: int  # from 1
-    column: int  # from 1
-
-    def problem(self, key: str, message: str) -> Problem:
-        """A problem at this place."""
-        return Problem(self.file, self.line, self.column, key, message)
-
-
-@dataclass(frozen=True)
-class ScalarNode:
-    """One value and the text that it was written as."""
-
-    value: Plain
-    text: str
-    mark: Mark
-
-
-@dataclass(frozen=True)
-class SequenceNode:
-    """Values in order."""
-
-    items: tuple[Node, ...]
-    mark: Mark
-
-
-@dataclass(frozen=True)
-class Entry:
-    """What stands under one key of a mapping; `mark` is the key's own place."""
-
-    mark: Mark
-    node: Node
-
-
-@dataclass(frozen=True)
-class MappingNode:
-    """Values by key, in the order of the file. Keys are the text that they were written as."""
-
-    entries: Mapping[str, Entry]
-    mark: Mark
-
-    def get(self, key: str) -> Node | None:
-        """The value under `key`, or None where there is no such key."""
-        entry = self.entries.get(key)
-        return entry.node if entry else None
-
-
-Node: TypeAlias = ScalarNode | SequenceNode | MappingNode
-
-
 class OutOfRangeError(ValueError):
     """A number that neither a 64-bit integer nor a float can hold."""
-
-
-def printable(text: str, limit: int = 80) -> str:
-    """`text` on one line without control characters, cut to `limit` characters."""
-    line = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text[: limit + 1])
-    return line if len(line) <= limit else line[: limit - 1] + "…"
-
-
-def shown(value: object) -> str:
-    """A value as an error message shows it: as YAML would spell it, on one line."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
-        return f"'{printable(value)}'"
-    if isinstance(value, Mapping):
-        return "a mapping"
-    if isinstance(value, list | tuple):
-        return "a list"
-    return printable(str(value))
-
-
-def join_key(parent: str, key: str | int) -> str:
-    """Dotted key of an entry, fit for one line of an error message."""
-    part = str(key) if isinstance(key, int) else printable(key, 60)
-    return f"{parent}.{part}" if parent else part
 
 
 def resolve(text: str) -> Plain:
@@ -222,14 +150,14 @@ def parse(text: str, start: Mark) -> tuple[Node | None, list[Problem]]:
     forbidden = Reader.NON_PRINTABLE.search(text)
     if forbidden:
         mark = _mark_at(text[: forbidden.start()], start)
-        what = f"character {ascii(forbidden[0])} may not stand in YAML; is this a text file?"
+        what = f"character {forbidden[0]!a} may not stand in YAML; is this a text file?"
         return None, [mark.problem("", what)]
     builder = _Builder(start)
     loader = yaml.SafeLoader(text)
     try:
         # Events rather than PyYAML's composer: that one recurses, and has its own idea of tags, merges and duplicates.
         while loader.check_event():
-            builder.take(loader.get_event())
+            builder.take(loader.get_event())  # type: ignore[no-untyped-call]
     except _GivenUpError as error:
         builder.problems.append(error.problem)
         return None, builder.problems
@@ -296,7 +224,8 @@ class _Builder:
         self._documents = 0
         self._size = 0
 
-    def mark(self, mark: yaml.Mark) -> Mark:
+    def mark(self, mark: Any) -> Mark:
+        """Where one of PyYAML's marks (they count from 0) is in the file."""
         column = mark.column + (self.start.column if mark.line == 0 else 1)
         return Mark(self.start.file, self.start.line + mark.line, column)
 
@@ -310,7 +239,7 @@ class _Builder:
         elif isinstance(event, yaml.ScalarEvent):
             self._scalar(event, mark)
         elif isinstance(event, yaml.AliasEvent):
-            self._alias(event.anchor, mark)
+            self._alias(str(event.anchor), mark)
         elif isinstance(event, yaml.CollectionStartEvent):
             self._start(event, mark)
         elif isinstance(event, yaml.CollectionEndEvent):
@@ -393,7 +322,7 @@ class _Builder:
         done = self._open.pop()
         node: Node
         if done.is_mapping:
-            node = MappingNode(MappingProxyType(done.entries), done.mark)
+            node = MappingNode(done.entries, done.mark)
         else:
             node = SequenceNode(tuple(done.items), done.mark)
         self._anchor(done.anchor, _Anchored(node, done.size, done.height))
@@ -439,7 +368,7 @@ class _Dumper(yaml.SafeDumper):
 
     def resolve(self, kind: type[yaml.Node], value: Any, implicit: Any) -> str:
         if kind is not yaml.ScalarNode or not implicit[0]:
-            return str(super().resolve(kind, value, implicit))
+            return str(super().resolve(kind, value, implicit))  # type: ignore[no-untyped-call]
         try:
             plain = resolve(value)
         except OutOfRangeError:

@@ -37,7 +37,7 @@ def mjlab_tasks() -> dict[str, str]:
 
 
 def isaaclab_tasks(wheel: Path) -> dict[str, str]:
-    """Ids of all `gym.register` calls that importing `isaaclab_tasks` of a wheel makes, with what each task observes."""
+    """Ids that importing `isaaclab_tasks` of a wheel registers with gymnasium, with what each task observes."""
     tasks = {}
     with zipfile.ZipFile(wheel) as archive:
         for name in archive.namelist():

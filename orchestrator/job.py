@@ -1,0 +1,355 @@
+"""The job file as frozen pydantic models; `orchestrator.spec` reads and writes them."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    PrivateAttr,
+    StrictBool,
+    StrictInt,
+    Tag,
+    WithJsonSchema,
+    model_serializer,
+    model_validator,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import PydanticCustomError
+
+from orchestrator.fields import (
+    IMAGE_EXAMPLE,
+    AptPackage,
+    Duration,
+    Flag,
+    FlagValue,
+    GitRef,
+    GitUrl,
+    Image,
+    Memory,
+    MountSource,
+    MountTarget,
+    Name,
+    Partition,
+    PathText,
+    Requirement,
+    Variable,
+    VariableValue,
+    Version,
+)
+from orchestrator.nodes import Mark, shown
+from orchestrator.overrides import TrainValue, key_error, value_error
+from orchestrator.quantities import duration_seconds, memory_mib
+
+Backend: TypeAlias = Literal["steve", "slurm", "docker", "local"]
+# Every failure class but `spec`: a wrong job file stays wrong.
+Retryable: TypeAlias = Literal[
+    "setup", "crash", "nan", "out-of-memory", "timeout", "preempted", "node-failure", "stalled", "lost"
+]
+
+LARGEST_SWEEP = 10_000  # runs
+
+Path: TypeAlias = tuple[str | int, ...]  # from a model to a value in it
+
+
+def wrong(problems: Sequence[tuple[Path, str]]) -> PydanticCustomError:
+    """The error of a check that spans several keys: what is wrong, and where, seen from the model that raises it."""
+    return PydanticCustomError("wrong", "{text}", {"text": problems[0][1], "problems": list(problems)})
+
+
+class Model(BaseModel):
+    """Frozen, and closed to keys that it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", serialize_by_alias=True)
+
+
+def _train_key(key: Any) -> str:
+    error = key_error(key) if isinstance(key, str) else f"{shown(key)} is no key"
+    if error:
+        raise ValueError(error)
+    return str(key)
+
+
+def _train_value(value: Any) -> TrainValue:
+    error = value_error(value)
+    if error:
+        raise ValueError(error)
+    return value  # type: ignore[no-any-return]
+
+
+_TRAIN_VALUE_SCHEMA: JsonSchemaValue = {"type": ["boolean", "integer", "number", "string", "null", "array"]}
+TrainKey: TypeAlias = Annotated[str, AfterValidator(_train_key)]
+AnyTrainValue: TypeAlias = Annotated[Any, AfterValidator(_train_value), WithJsonSchema(_TRAIN_VALUE_SCHEMA)]
+Values: TypeAlias = tuple[AnyTrainValue, ...]
+
+
+class Resources(Model):
+    """What one run asks the backend for."""
+
+    gpus: StrictInt = Field(1, ge=0, le=1024, description="GPUs of one task; 0 for none")
+    cpus: StrictInt | None = Field(None, ge=1, le=4096, description="CPU cores of one task")
+    memory: Memory | None = Field(None, description="Main memory, as Slurm writes it: 128G, 500M")
+    time: Duration | None = Field(None, description="Time limit, as Slurm writes it: HH:MM:SS, D-HH:MM:SS, minutes")
+    partition: Partition | None = Field(None, description="Partition of the cluster")
+    ntasks: StrictInt = Field(1, ge=1, le=1024, description="Tasks, each with its own GPUs")
+    extra: dict[Flag, FlagValue | StrictInt | StrictBool] = Field(
+        default_factory=dict, description="Further flags of the backend's command, without their dashes"
+    )
+
+    @property
+    def time_seconds(self) -> int | None:
+        """The time limit, or None for none."""
+        return None if self.time is None else duration_seconds(self.time)
+
+    @property
+    def memory_mib(self) -> int | None:
+        """The memory, or None where the backend decides."""
+        return None if self.memory is None else memory_mib(self.memory)
+
+
+class GitSource(Model):
+    """A package in a git repository, at one ref."""
+
+    git: GitUrl
+    ref: GitRef
+
+
+class PathSource(Model):
+    """A package in a folder."""
+
+    path: PathText
+
+
+def _source_kind(value: Any) -> str:
+    if isinstance(value, PathSource) or (isinstance(value, Mapping) and "path" in value):
+        return "<path>"
+    return "<git>" if isinstance(value, GitSource | Mapping) else "<version>"
+
+
+def _folder(value: Any) -> Any:
+    return {"path": value} if isinstance(value, str) else value
+
+
+_Git: TypeAlias = Annotated[GitSource, Tag("<git>")]
+_Path: TypeAlias = Annotated[PathSource, Tag("<path>")]
+PackageSource: TypeAlias = Annotated[Annotated[Version, Tag("<version>")] | _Git | _Path, Discriminator(_source_kind)]
+CodeSource: TypeAlias = Annotated[
+    Annotated[_Git | _Path, Discriminator(_source_kind)],
+    BeforeValidator(_folder, json_schema_input_type=str | GitSource | PathSource),
+]
+
+
+class Setup(Model):
+    """What is installed before the trainer starts."""
+
+    tensordict: PackageSource = Field("0.14.3", description="A version, {git: URL, ref: REF} or {path: DIR}")
+    torchrl: PackageSource = Field("0.14.1", description="A version, {git: URL, ref: REF} or {path: DIR}")
+    code: tuple[CodeSource, ...] = Field((), description="Task packages of your own: folders, or {git: URL, ref: REF}")
+    pip: tuple[Requirement, ...] = Field((), description="Further Python packages")
+    apt: tuple[AptPackage, ...] = Field((), description="Debian packages")
+    wheelhouse: PathText | None = Field(None, description="Folder of wheels, for nodes with no network")
+    kill: Literal["own", "all"] = Field(
+        "own", description="Processes ended at the start: those of earlier Longshore runs, or every Python process"
+    )
+
+
+class Mount(Model):
+    """A folder of the host inside the container."""
+
+    source: MountSource
+    target: MountTarget
+    cache: StrictBool = Field(False, description="Holds a cache: may be empty, and is kept between runs")
+
+
+class Retry(Model):
+    """When an attempt that failed is followed by another one."""
+
+    max: StrictInt = Field(0, ge=0, le=1000, description="Attempts after the first")
+    on: tuple[Retryable, ...] = Field(
+        ("preempted", "timeout", "node-failure", "stalled"), description="Failure classes that are retried"
+    )
+
+
+class Watchdog(Model):
+    """How long a run may go without a heartbeat; then it is killed, and its failure class is `stalled`."""
+
+    start: Duration = Field("30m", description="Until the first heartbeat")
+    stall: Duration = Field("15m", description="Between two heartbeats")
+
+    @property
+    def start_seconds(self) -> int:
+        return duration_seconds(self.start)
+
+    @property
+    def stall_seconds(self) -> int:
+        return duration_seconds(self.stall)
+
+
+class Sweep(Model):
+    """Trainer overrides that differ between the runs of one job.
+
+    In the file, every key but those below with an alias or a name of its own is an axis: `seed: [0, 1, 2]`.
+    The runs are the product of the rows of `list`, the rows of `zip`, and all axes; the last axis varies fastest.
+    """
+
+    axes: dict[TrainKey, Values] = Field(default_factory=dict)
+    zipped: dict[TrainKey, Values] = Field(default_factory=dict, alias="zip")
+    listed: tuple[dict[TrainKey, AnyTrainValue], ...] = Field((), alias="list")
+    exclude: tuple[dict[TrainKey, AnyTrainValue], ...] = ()
+    max_parallel: StrictInt | None = Field(None, ge=1, le=LARGEST_SWEEP)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather_axes(cls, written: Any) -> Any:
+        if not isinstance(written, Mapping):
+            return written
+        named = {"zip", "list", "exclude", "max_parallel"}
+        gathered = {key: value for key, value in written.items() if key in named and value is not None}
+        return {**gathered, "axes": {key: value for key, value in written.items() if key not in named}}
+
+    @model_serializer
+    def _spread_axes(self) -> dict[str, Any]:
+        spread: dict[str, Any] = {key: list(values) for key, values in self.axes.items()}
+        if self.zipped:
+            spread["zip"] = {key: list(values) for key, values in self.zipped.items()}
+        if self.listed:
+            spread["list"] = [dict(row) for row in self.listed]
+        if self.exclude:
+            spread["exclude"] = [dict(row) for row in self.exclude]
+        if self.max_parallel is not None:
+            spread["max_parallel"] = self.max_parallel
+        return spread
+
+    @model_validator(mode="after")
+    def _check(self) -> Sweep:
+        problems = list(self._problems()) or list(self._exclusion_problems())
+        if problems:
+            raise wrong(problems)
+        return self
+
+    def _problems(self) -> Iterator[tuple[Path, str]]:
+        if not (self.axes or self.zipped or self.listed):
+            yield (), "varies nothing; write KEY: [VALUE, …] with a trainer override as key"
+        for path, values in self._columns():
+            if not values:
+                yield path, "is an empty list; write at least one value"
+            for index, value in enumerate(values):
+                if any(same(value, earlier) for earlier in values[:index]) and path[0] != "zip":
+                    yield (*path, index), f"{shown(value)} stands twice; each run is started once"
+                    break
+        lengths = {len(values) for values in self.zipped.values()}
+        if len(lengths) > 1:
+            yield ("zip",), f"its lists have {' and '.join(map(str, sorted(lengths)))} values; write as many in each"
+        yield from self._shared_keys()
+        runs = math.prod([len(self.listed) or 1, max(lengths, default=1) or 1, *map(len, self.axes.values())])
+        if runs > LARGEST_SWEEP:
+            yield (), f"makes {runs:,} runs; {LARGEST_SWEEP:,} are accepted"
+
+    def _columns(self) -> Iterator[tuple[Path, Values]]:
+        for key, values in self.axes.items():
+            yield (key,), values
+        for key, values in self.zipped.items():
+            yield ("zip", key), values
+
+    def _shared_keys(self) -> Iterator[tuple[Path, str]]:
+        listed = {key for row in self.listed for key in row}
+        for key in self.zipped:
+            if key in listed:
+                yield ("zip", key), "stands in list too; vary a key in one place"
+        for key in self.axes:
+            if key in listed or key in self.zipped:
+                yield (key,), f"stands in {'list' if key in listed else 'zip'} too; vary a key in one place"
+
+    def _exclusion_problems(self) -> Iterator[tuple[Path, str]]:
+        rows = self._rows()
+        for index, excluded in enumerate(self.exclude):
+            if not any(_matches(row, excluded) for row in rows):
+                yield ("exclude", index), "matches no run; write KEY: VALUE pairs as they stand in the sweep"
+        if self.exclude and not self.combinations():
+            yield ("exclude",), "leaves no run"
+
+    def _rows(self) -> list[dict[str, TrainValue]]:
+        columns: list[list[dict[str, TrainValue]]] = []
+        if self.listed:
+            columns.append([dict(row) for row in self.listed])
+        if self.zipped:
+            columns.append(
+                [dict(zip(self.zipped, row, strict=True)) for row in zip(*self.zipped.values(), strict=True)]
+            )
+        columns += [[{key: value} for value in values] for key, values in self.axes.items()]
+        return [{key: row[key] for row in rows for key in row} for rows in itertools.product(*columns)]
+
+    def combinations(self) -> list[dict[str, TrainValue]]:
+        """What differs in each run, in the order of the runs."""
+        return [row for row in self._rows() if not any(_matches(row, excluded) for excluded in self.exclude)]
+
+
+def same(one: TrainValue, other: TrainValue) -> bool:
+    """Whether two values are the same to the trainer: 1, 1.0, true and '1' are four."""
+    return repr(one) == repr(other)
+
+
+def _matches(row: Mapping[str, TrainValue], excluded: Mapping[str, TrainValue]) -> bool:
+    return all(key in row and same(row[key], value) for key, value in excluded.items())
+
+
+@dataclass(frozen=True, eq=False)
+class Origin:
+    """Where a job was written. It is no part of what the job is: jobs from two files may be equal."""
+
+    secrets: tuple[Mark, ...] = ()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Origin)
+
+    def __hash__(self) -> int:
+        return 0
+
+
+class JobSpec(Model):
+    """One job file, resolved: what to run, where, and with which resources."""
+
+    name: Name = Field(description="First part of the run's id")
+    backend: Backend = Field(description="Who runs it")
+    profile: Name = Field("default", description="Section of profiles.yaml")
+    image: Image | None = Field(None, description="Container image with its tag or digest; not for `local`")
+    resources: Resources = Field(default_factory=Resources)
+    setup: Setup = Field(default_factory=Setup)
+    environment: dict[Variable, VariableValue] = Field(default_factory=dict, description="Environment variables")
+    secrets: tuple[Variable, ...] = Field((), description="Variables passed on from the submitter's environment")
+    mounts: tuple[Mount, ...] = Field((), description="Folders of the host inside the container")
+    train: dict[TrainKey, AnyTrainValue] = Field(default_factory=dict, description="Trainer settings (Hydra overrides)")
+    retry: Retry = Field(default_factory=Retry)
+    watchdog: Watchdog = Field(default_factory=Watchdog)
+    sweep: Sweep | None = Field(None, description="Trainer settings that differ between runs")
+
+    _origin: Origin = PrivateAttr(default_factory=Origin)
+
+    @model_validator(mode="after")
+    def _check(self) -> JobSpec:
+        problems = list(self._problems())
+        if problems:
+            raise wrong(problems)
+        return self
+
+    def _problems(self) -> Iterator[tuple[Path, str]]:
+        if self.image is None and self.backend != "local":
+            yield ("image",), f"is missing; {self.backend} needs one with its tag, like {IMAGE_EXAMPLE}"
+        for index, name in enumerate(self.secrets):
+            if name in self.environment:
+                yield ("secrets", index), f"{name} stands in environment too; a secret's value stands in no file"
+            if name in self.secrets[:index]:
+                yield ("secrets", index), f"{name} stands twice"
+        targets = [mount.target for mount in self.mounts]
+        for index, target in enumerate(targets):
+            if target in targets[:index]:
+                yield ("mounts", index, "target"), f"{shown(target)} stands twice; one folder is mounted there"
