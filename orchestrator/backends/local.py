@@ -186,7 +186,7 @@ def _read_claim(attempt: Path) -> str | None:
     """Handle of the process that has claimed an attempt."""
     try:
         return (attempt / "pid").read_text(encoding="utf-8").strip()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
 
 
