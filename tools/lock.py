@@ -1,4 +1,7 @@
-"""Writes the lock files beside it from what is installed: run by `make lock`, after `pip install` of what is to change.
+"""Writes requirements/*.txt from what is installed: run by `make lock`, after `pip install` of what is to change.
+
+    .venv/bin/python tools/lock.py                   # run.txt, torch.txt, dev.txt, installers.txt
+    .venv-torch27/bin/python tools/lock.py torch27   # torch27.txt
 
 A lock holds the packages that pyproject.toml's lists lead to, each at the version that the running interpreter has.
 Local versions (`+cpu`) are left out, so that any build of the release will do, and so are the packages below.
@@ -8,14 +11,14 @@ from __future__ import annotations
 
 import sys
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-HERE = Path(__file__).parent
+ROOT = Path(__file__).parents[1]
 
 # Asked for, but never imported on the way of a run without a window; what it would cost.
 LEFT_OUT: Mapping[str, str] = {
@@ -29,7 +32,22 @@ LEFT_OUT: Mapping[str, str] = {
     "prompt-toolkit": "IPython asks, for its prompt",
     "shtab": "tyro asks, for shell completion",
 }
-# Installed last, with the CUDA libraries that its build for this platform asks for, if any.
+# Left out besides where torch is 2.7.0: CUDA libraries that nothing loaded on a CPU is linked to, what Isaac Lab's image,
+# which that environment stands for, has not got either, and what tests of the orchestrator and linters need.
+LEFT_OUT_OF_TORCH27 = (
+    "jsonschema",
+    "mjlab",
+    "mypy",
+    "nvidia-cuda-nvrtc-cu12",
+    "nvidia-cusolver-cu12",
+    "nvidia-nvtx-cu12",
+    "pexpect",
+    "ruff",
+    "triton",
+    "types-jsonschema",
+    "types-pyyaml",
+)
+# Installed with the CUDA libraries that its build for this platform asks for, if any.
 TORCH = "torch"
 CUDA = ("cuda-", "nvidia-", "triton")
 # Installed first: pip, and what builds the one package that has no wheel.
@@ -71,25 +89,35 @@ def closure(roots: Iterable[str], skip: Iterable[str] = ()) -> dict[str, str]:
 
 def write(name: str, what: str, versions: Mapping[str, str]) -> None:
     """Replace the lock `name`, sorted, with a head that says what it is for."""
-    head = f"# {what}\n# Written by requirements/lock.py: `make lock` makes it anew from what is installed.\n"
+    head = f"# {what}\n# Written by tools/lock.py: `make lock` makes it anew from what is installed.\n"
     pins = "".join(f"{package}=={version}\n" for package, version in sorted(versions.items()))
-    (HERE / name).write_text(head + pins, encoding="utf-8")
+    (ROOT / "requirements" / name).write_text(head + pins, encoding="utf-8")
     print(f"requirements/{name}: {len(versions)} packages", file=sys.stderr)
 
 
-def main() -> None:
-    """Write all locks of the running interpreter's environment."""
-    project = tomllib.loads((HERE.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+def main(arguments: Sequence[str]) -> None:
+    """Write the locks that the running interpreter's environment stands for."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
-    run = closure([*project["dependencies"], *extras["trainer"]], skip=[*LEFT_OUT, *INSTALLERS])
+    skip = [*LEFT_OUT, *INSTALLERS]
+    if list(arguments) == ["torch27"]:
+        roots = [*extras["trainer"], *extras["isaac"], *extras["dev"], "gymnasium", "rich"]
+        everything = closure(roots, skip=[*skip, *LEFT_OUT_OF_TORCH27])
+        write(
+            "torch27.txt",
+            "What Isaac Lab 2.3's image has, for `make test-torch27`. Installed with --no-deps.",
+            everything,
+        )
+        return
+    run = closure([*project["dependencies"], *extras["trainer"]], skip=skip)
     torch = run.pop(TORCH)
     run = {name: version for name, version in run.items() if not name.startswith(CUDA)}
-    dev = closure(extras["dev"], skip=[*run, *INSTALLERS])
     write("installers.txt", "What installs the rest. Installed first.", closure(INSTALLERS))
-    write("run.txt", "What `make demo` needs, torch aside. Installed with --no-deps.", run)
-    write("torch.txt", "Installed last, with the CUDA libraries of its build, if any.", {TORCH: torch})
+    write("torch.txt", "Installed next, with the CUDA libraries of its build, if any.", {TORCH: torch})
+    write("run.txt", "What `make demo` needs besides. Installed with --no-deps.", run)
+    dev = closure(extras["dev"], skip=[*run, *INSTALLERS])
     write("dev.txt", "What `make test` and `make lint` need besides run.txt. Installed with --no-deps.", dev)
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])
