@@ -1,0 +1,363 @@
+"""The command line: takes arguments, clock, randomness and environment, and hands them to the rest.
+
+What a command needs is imported inside it: `--help` must not wait for pydantic, nor `runs` for Jinja.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from orchestrator.errors import LongshoreError, SpecError, UsageError
+from orchestrator.surroundings import (
+    agrees,
+    backend_for,
+    existing_store,
+    has_runs,
+    home,
+    load,
+    observer,
+    open_store,
+    plan_of,
+    refresh,
+    resolve,
+    say,
+)
+
+if TYPE_CHECKING:
+    from orchestrator.runs import RunRecord, RunStore
+
+INTERRUPTED = 130
+ASK_ABOVE = 10  # runs: sbatch asks nothing, but a sweep gone wrong should not fill a cluster by one slip
+
+app = typer.Typer(
+    help="Ship Dreamer training into simulator containers, on this machine or a cluster.",
+    add_completion=False,
+    rich_markup_mode=None,  # plain help: importing rich for it would cost half of the start-up time
+    pretty_exceptions_enable=False,
+)
+
+JobFile = Annotated[Path, typer.Argument(metavar="JOB", help="A job file.", show_default=False)]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Trainer settings (Hydra overrides).", show_default=False),
+]
+Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the job.")]
+BackendName = Annotated[str | None, typer.Option("--backend", metavar="B", help="steve, slurm, docker or local.")]
+Tasks = Annotated[str | None, typer.Option("--tasks", metavar="A,B,...", help="Sweep over these tasks.")]
+AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
+RunRef = Annotated[str, typer.Argument(metavar="RUN", help="A run id, a unique prefix of one, or `last`.")]
+RunRefs = Annotated[list[str], typer.Argument(metavar="RUN...", help="Run or sweep ids, prefixes, or `last`.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing.")]
+
+
+@app.command()
+def submit(
+    job: JobFile,
+    overrides: Overrides = None,
+    sets: Sets = None,
+    backend: BackendName = None,
+    tasks: Tasks = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Show the log until the end.")] = False,
+    yes: Yes = False,
+    again: Annotated[bool, typer.Option("--again", help="A new run even where the same one is done.")] = False,
+) -> int:
+    """Start the runs of a job file; prints their ids."""
+    from orchestrator.spec import check_secrets
+    from orchestrator.states import Verdict
+    from orchestrator.submit import execute
+
+    spec = load(job, overrides, sets, backend, tasks)
+    values = check_secrets(spec, os.environ, str(job))
+    made = plan_of(spec)
+    where = backend_for(made.backend)
+    if len(made.runs) > ASK_ABOVE and not yes and not agrees(f"Submit {len(made.runs)} runs to {made.backend}?"):
+        raise LongshoreError("nothing submitted")
+    store = open_store()
+    results = execute(made, store, where, values, again=again)
+    for result in results:
+        print(result.run_id, flush=True)
+        if result.message:
+            say(result.message)
+    if not follow:
+        return 0
+    going = [result.run_id for result in results if result.verdict is not Verdict.DONE]
+    return _follow(store, [result.run_id for result in results], going)
+
+
+@app.command()
+def plan(
+    job: JobFile,
+    overrides: Overrides = None,
+    sets: Sets = None,
+    backend: BackendName = None,
+    tasks: Tasks = None,
+    as_json: AsJson = False,
+) -> int:
+    """Show what submit would do; changes nothing."""
+    made = plan_of(load(job, overrides, sets, backend, tasks))
+    if as_json:
+        print(json.dumps(made.to_dict(), indent=2))
+    else:
+        from orchestrator.tables import plan_text
+
+        print(plan_text(made))
+    return 0
+
+
+@app.command()
+def render(
+    job: JobFile,
+    overrides: Overrides = None,
+    sets: Sets = None,
+    backend: BackendName = None,
+    tasks: Tasks = None,
+) -> int:
+    """Print the script that would run, and nothing else."""
+    made = plan_of(load(job, overrides, sets, backend, tasks))
+    if made.is_sweep:
+        say(f"this is the script of {made.runs[0].run_id}, the first of {len(made.runs)} runs")
+    print(made.runs[0].files["setup-and-run.sh"], end="")
+    return 0
+
+
+@app.command()
+def validate(jobs: Annotated[list[Path], typer.Argument(metavar="JOB...", help="Job files.")]) -> int:
+    """Check job files; every problem on a line of its own."""
+    from orchestrator.spec import load_job
+    from orchestrator.sweep import expand
+
+    problems = []
+    for job in jobs:
+        try:
+            members = expand(load_job(job))
+        except SpecError as error:
+            problems += error.problems
+        else:
+            print(f"{job}: {len(members)} {'run' if len(members) == 1 else 'runs'}")
+    if problems:
+        raise SpecError(problems)
+    return 0
+
+
+@app.command()
+def runs(as_json: AsJson = False) -> int:
+    """List the runs, the newest last."""
+    if not has_runs():
+        print("[]") if as_json else say(f"no runs in {home()}")
+        return 0
+    store = open_store()
+    code = refresh(store)
+    _show_runs(store.list(), as_json)
+    return code
+
+
+@app.command()
+def status(run: RunRef, as_json: AsJson = False) -> int:
+    """Show where a run, or each run of a sweep, stands."""
+    from orchestrator.tables import heartbeat, history_to_dict, run_to_dict, show, status_table
+
+    store = existing_store(run)
+    code = refresh(store)
+    records = store.resolve(run)
+    if len(records) > 1:
+        _show_runs(records, as_json)
+    elif as_json:
+        [record] = records
+        history = history_to_dict(store.attempts(record.run_id), store.events(record.run_id))
+        print(json.dumps(run_to_dict(record) | history, indent=2))
+    else:
+        show(status_table(records[0], heartbeat(records[0]), time.time()))
+    return code
+
+
+@app.command()
+def logs(
+    run: RunRef,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on until the run has ended.")] = False,
+    attempt: Annotated[int | None, typer.Option("--attempt", metavar="N", help="Only this attempt.")] = None,
+) -> int:
+    """Print what a run has written."""
+    from orchestrator.follow import LogTail, Screen, follow_runs
+    from trainer.run_dir import RunDir
+
+    store = existing_store(run)
+    record = store.get(run)
+    attempts = RunDir(record.run_dir).attempts()
+    if attempt is not None and attempt not in attempts:
+        known = ", ".join(map(str, attempts)) or "none yet"
+        raise UsageError(f"{record.run_id} has no attempt {attempt}; attempts: {known}")
+    if follow:
+        with Screen(1, sys.stdout, sys.stderr) as screen:
+            follow_runs(observer(store, [record.run_id]), screen, attempt=attempt)
+    else:
+        for line in LogTail(record.run_dir, attempt).read(final=True):
+            sys.stdout.write(line)
+    return 0
+
+
+@app.command()
+def wait(
+    refs: RunRefs,
+    timeout: Annotated[str | None, typer.Option(metavar="TIME", help="Give up after this long: 30m, 2:00:00.")] = None,
+) -> int:
+    """Wait until the runs have ended; 0 when all of them succeeded."""
+    from orchestrator.watch import wait as wait_for
+
+    limit = None if timeout is None else _seconds("--timeout", timeout)
+    store = existing_store(refs[0])
+    ended = wait_for(store, backend_for, [record.run_id for record in resolve(store, refs)], timeout=limit)
+    return _report_ends(ended)
+
+
+@app.command()
+def cancel(
+    refs: RunRefs,
+    yes: Yes = False,
+    grace: Annotated[str, typer.Option(metavar="TIME", help="Time to save a checkpoint before the end.")] = "30s",
+) -> int:
+    """Stop runs: they save a checkpoint and end."""
+    from orchestrator.states import TERMINAL
+    from orchestrator.watch import cancel as end
+
+    limit = timedelta(seconds=_seconds("--grace", grace))
+    store = existing_store(refs[0])
+    refresh(store)
+    records = resolve(store, refs)
+    going = [record for record in records if record.state not in TERMINAL]
+    for record in records:
+        if record not in going:
+            say(f"{record.run_id}: has {record.state} already")
+    if len(going) > 1 and not yes and not agrees(f"Cancel {len(going)} runs?"):
+        raise LongshoreError("nothing cancelled")
+    for record in end(store, backend_for, going, limit):
+        print(f"{record.run_id} {record.state}")
+    return 0
+
+
+@app.command()
+def tasks(
+    pattern: Annotated[str | None, typer.Argument(metavar="[PATTERN]", help="Part of a name, or a glob.")] = None,
+    as_json: AsJson = False,
+) -> int:
+    """List the tasks that the simulators know."""
+    from fnmatch import fnmatchcase
+
+    from orchestrator.tasks import simulators
+
+    known = [task for simulator in simulators().values() for task in simulator.tasks.values()]
+    glob = (pattern or "").lower()
+    if not set(glob) & set("*?["):
+        glob = f"*{glob}*"
+    found = [task for task in known if fnmatchcase(task.name.lower(), glob)]
+    if not found:
+        raise LongshoreError(f"no task matches '{pattern}'; `tasks` alone lists all {len(known)}")
+    if as_json:
+        print(json.dumps([asdict(task) for task in found], indent=2))
+    else:
+        from orchestrator.tables import Table, show
+
+        show(Table(("TASK", "SIMULATOR", "OBSERVES"), tuple((t.name, t.simulator, t.kind) for t in found)))
+    return 0
+
+
+@app.command()
+def schema() -> int:
+    """Print the JSON schema of job files."""
+    from orchestrator.spec import job_schema
+
+    print(json.dumps(job_schema(), indent=2))
+    return 0
+
+
+def _follow(store: RunStore, run_ids: Sequence[str], going: Sequence[str]) -> int:
+    """Show the runs that are `going` until their end, then how all of them ended."""
+    from orchestrator.follow import GRACE, Screen, cancel_on_interrupt, follow_runs
+    from orchestrator.watch import cancel as end
+
+    try:
+        if going:
+            with Screen(len(going), sys.stdout, sys.stderr) as screen:
+                follow_runs(observer(store, going), screen)
+    except KeyboardInterrupt:
+        if cancel_on_interrupt(sys.stdin, sys.stderr):
+            for record in end(store, backend_for, resolve(store, going), GRACE):
+                say(f"{record.run_id}: {record.state}")
+        else:
+            say(f"detached: the run goes on; `logs -f {going[-1]}` shows it, `cancel {going[-1]}` ends it")
+        return INTERRUPTED
+    return _report_ends(resolve(store, run_ids))
+
+
+def _report_ends(records: Sequence[RunRecord]) -> int:
+    """Summaries of the runs that succeeded on stdout, what became of the others on stderr; 1 where there are others."""
+    from orchestrator.follow import state_line
+    from orchestrator.states import RunState
+    from orchestrator.tables import show, summary_table
+    from trainer.run_dir import RunDir
+
+    failed = [record for record in records if record.state is not RunState.SUCCEEDED]
+    summaries = {r.run_id: RunDir(r.run_dir).read_summary() for r in records if r not in failed}
+    if known := {run_id: summary for run_id, summary in summaries.items() if summary is not None}:
+        show(summary_table(known))
+    for record in failed:
+        say(state_line(record))
+    return 1 if failed else 0
+
+
+def _show_runs(records: Sequence[RunRecord], as_json: bool) -> None:
+    from orchestrator.tables import heartbeat, run_to_dict, runs_table, show
+
+    if as_json:
+        print(json.dumps([run_to_dict(record) for record in records], indent=2))
+    else:
+        show(runs_table(records, {record.run_id: heartbeat(record) for record in records}, time.time()))
+
+
+def _seconds(option: str, text: str) -> float:
+    from orchestrator.quantities import duration_seconds
+
+    try:
+        return duration_seconds(text)
+    except ValueError as error:
+        raise UsageError(f"{option}: {error}") from error
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit code: 0, 1, 2, 3 or 130.
+
+    Args:
+        argv: Arguments without the program's name; by default those of the process.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]
+    try:
+        code = int(app(args=arguments, prog_name=Path(sys.argv[0]).name, standalone_mode=False) or 0)
+        sys.stdout.flush()
+    except SpecError as error:
+        say(str(error))
+        return error.exit_code
+    except LongshoreError as error:
+        say(f"error: {error}")
+        return error.exit_code
+    except typer.TyperException as error:
+        say(f"error: {error.format_message()}")
+        return error.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader has seen enough, as in `runs | head`; what is still buffered must not raise at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        say(f"error: {error.filename or 'system'}: {error.strerror or error}")
+        return 1
+    return code

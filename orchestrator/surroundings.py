@@ -1,0 +1,150 @@
+"""What the command line takes from its surroundings: home folder, registry, profiles, backends, clock and terminal.
+
+Imports wait inside the functions, as in the command line itself: a command pays only for what it uses.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orchestrator.errors import BackendError, UsageError
+
+if TYPE_CHECKING:
+    from orchestrator.backends.base import Backend
+    from orchestrator.plan import Plan
+    from orchestrator.runs import RunRecord, RunStore
+    from orchestrator.spec import JobSpec
+
+
+def load(
+    job: Path, overrides: list[str] | None, sets: list[str] | None, backend: str | None, tasks: str | None
+) -> JobSpec:
+    """The job that a file and the arguments of submit, plan or render describe."""
+    from orchestrator.spec import load_job
+
+    names = tuple(name.strip() for name in tasks.split(",") if name.strip()) if tasks else ()
+    return load_job(job, overrides=overrides or (), sets=sets or (), backend=backend, tasks=names)
+
+
+def plan_of(job: JobSpec) -> Plan:
+    """The plan for a new run of `job`: clock, randomness, environment and file system enter here."""
+    from orchestrator.assets import trainer_folder
+    from orchestrator.plan import make_plan, new_run_id
+    from orchestrator.profile import load_profile
+    from orchestrator.snapshot import take_snapshot
+
+    profile = load_profile(job.profile, job.backend, profile_files())
+    made = make_plan(
+        job,
+        run_id=new_run_id(job.name, datetime.now(), secrets.token_hex(2)),
+        snapshot=take_snapshot(trainer_folder()),
+        profile=profile,
+        home=home(),
+        python=profile.python or sys.executable,
+    )
+    for warning in made.warnings:
+        say(f"warning: {warning}")
+    return made
+
+
+def profile_files() -> tuple[Path, ...]:
+    """Where profiles are looked for: the project first, then the user's own."""
+    configuration = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+    return Path("profiles.yaml"), configuration / "longshore" / "profiles.yaml"
+
+
+def home() -> Path:
+    """Folder of all runs: `$LONGSHORE_HOME`, or `./runs`."""
+    return Path(os.environ.get("LONGSHORE_HOME") or "runs").expanduser().absolute()
+
+
+def has_runs() -> bool:
+    """Whether anything was submitted from here yet."""
+    from orchestrator.runs import REGISTRY
+
+    return (home() / REGISTRY).exists()
+
+
+def open_store() -> RunStore:
+    """The registry, made where there is none."""
+    from orchestrator.runs import RunStore
+
+    store = RunStore(home())
+    for warning in store.warnings:
+        say(f"warning: {warning}")
+    return store
+
+
+def existing_store(reference: str) -> RunStore:
+    """The registry; a question about a run must not make one."""
+    if not has_runs():
+        raise UsageError(f"no run is called {reference!r}: there are no runs in {home()}")
+    return open_store()
+
+
+def resolve(store: RunStore, references: Sequence[str]) -> list[RunRecord]:
+    """The runs that the references mean, each once."""
+    records = [record for reference in references for record in store.resolve(reference)]
+    return list({record.run_id: record for record in records}.values())
+
+
+def backend_for(name: str) -> Backend:
+    """The backend of a name.
+
+    Raises:
+        BackendError: This version cannot submit to it.
+    """
+    if name == "local":
+        from orchestrator.backends.local import LocalBackend
+
+        return LocalBackend()
+    raise BackendError(
+        f"this version runs jobs on this machine only: `plan` and `render` know {name}, `submit` does not"
+    )
+
+
+def refresh(store: RunStore) -> int:
+    """Bring the registry up to date; where a backend does not answer, what is known is still worth showing.
+
+    Returns:
+        The exit code that this is worth.
+    """
+    from orchestrator.watch import refresh as ask_backends
+
+    try:
+        ask_backends(store, backend_for)
+    except BackendError as error:
+        say(f"error: {error}; this is what was known before")
+        return error.exit_code
+    return 0
+
+
+def observer(store: RunStore, run_ids: Sequence[str]) -> Callable[[], list[RunRecord]]:
+    """What `follow_runs` calls for a look at the runs."""
+    from orchestrator.watch import refresh as ask_backends
+
+    def observe() -> list[RunRecord]:
+        ask_backends(store, backend_for)
+        return [store.get(run_id) for run_id in run_ids]
+
+    return observe
+
+
+def agrees(question: str) -> bool:
+    """Ask on a terminal; elsewhere nobody could answer, and like sbatch and scancel the command goes ahead."""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return True
+    sys.stderr.write(f"{question} [y/N] ")
+    sys.stderr.flush()
+    return sys.stdin.readline().strip().lower() in {"y", "yes"}
+
+
+def say(text: str) -> None:
+    """A line for people: stdout is for results."""
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,194 @@
+"""What the command line shows of plans and runs: tables and text for people, dictionaries for programs.
+
+Tables are columns without frames, as squeue and docker print them, coloured on a terminal only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, TextIO
+
+from orchestrator.states import RunState
+from trainer.run_dir import RunDir, Status
+
+if TYPE_CHECKING:
+    from orchestrator.plan import Plan
+    from orchestrator.runs import Attempt, Event, RunRecord
+
+WIDE = 100_000  # columns where no terminal limits them: a program that reads a table wants whole words
+STYLES: Mapping[str, str] = {
+    RunState.RUNNING: "cyan",
+    RunState.SETTING_UP: "cyan",
+    RunState.SUCCEEDED: "green",
+    RunState.FAILED: "red",
+    RunState.CANCELLED: "yellow",
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells as text; without `header` the first column is a column of labels.
+
+    Attributes:
+        header: Column names, or nothing for pairs of label and value.
+        rows: Cells of each row, as many as columns.
+        right: Indices of the columns of numbers.
+    """
+
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    right: frozenset[int] = frozenset()
+
+
+def show(table: Table, file: TextIO | None = None) -> None:
+    """Print a table, to stdout by default."""
+    from rich.console import Console
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    file = file or sys.stdout
+    console = Console(file=file, highlight=False, width=None if file.isatty() else WIDE)
+    shown = RichTable(box=None, show_header=bool(table.header), pad_edge=False, padding=(0, 2, 0, 0))
+    columns = table.header or ("",) * max((len(row) for row in table.rows), default=0)
+    for index, name in enumerate(columns):
+        shown.add_column(Text(name), justify="right" if index in table.right else "left", overflow="fold")
+    for row in table.rows:
+        shown.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in row))
+    console.print(shown)
+
+
+def heartbeat(record: RunRecord) -> Status | None:
+    """The last heartbeat of a run, None where there is none that can be read."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        return RunDir(record.run_dir).read_status()
+    return None
+
+
+def run_to_dict(record: RunRecord) -> dict[str, Any]:
+    """A run as `runs --json` has it."""
+    status = heartbeat(record)
+    return {
+        **asdict(record),
+        "run_dir": str(record.run_dir),
+        "differs": dict(record.differs),
+        "status": None if status is None else asdict(status),
+    }
+
+
+def history_to_dict(attempts: Sequence[Attempt], events: Sequence[Event]) -> dict[str, Any]:
+    """What `status --json` has besides."""
+    return {"attempts": [asdict(attempt) for attempt in attempts], "events": [asdict(event) for event in events]}
+
+
+def runs_table(records: Sequence[RunRecord], statuses: Mapping[str, Status | None], now: float) -> Table:
+    """One line a run, the newest last.
+
+    Args:
+        records: The runs.
+        statuses: Heartbeats of running runs by run id.
+        now: Unix seconds.
+    """
+    rows = []
+    for record in records:
+        status = statuses.get(record.run_id)
+        state = str(record.state)
+        progress = f"{status.optim_step:,}/{status.total_optim_steps:,}" if status else ""
+        rows.append(
+            (
+                record.run_id,
+                state,
+                str(record.failure_class or ""),
+                record.backend,
+                str(record.attempt or ""),
+                progress,
+                age(now - record.created),
+            )
+        )
+    return Table(("RUN", "STATE", "WHY", "BACKEND", "ATTEMPT", "STEPS", "AGE"), tuple(rows), frozenset({4, 5, 6}))
+
+
+def status_table(record: RunRecord, status: Status | None, now: float) -> Table:
+    """Everything about one run, a line a fact."""
+    pairs = [
+        ("run", record.run_id),
+        ("state", str(record.state)),
+        ("why", str(record.failure_class or "")),
+        ("message", record.message or ""),
+        ("backend", f"{record.backend} ({record.profile})"),
+        ("attempt", str(record.attempt or "")),
+        ("differs", " ".join(f"{key}={value}" for key, value in record.differs.items())),
+        ("created", clock(record.created)),
+        ("updated", clock(record.updated)),
+        ("folder", str(record.run_dir)),
+    ]
+    if status is not None:
+        pairs += [
+            ("phase", str(status.phase)),
+            ("optimiser steps", f"{status.optim_step:,} of {status.total_optim_steps:,}"),
+            ("optimiser steps/s", number(status.steps_per_s)),
+            ("frames", f"{status.frames:,}"),
+            ("frames/s", number(status.fps)),
+            ("episode return", number(status.episode_return)),
+            ("heartbeat", f"{age(now - status.heartbeat)} ago"),
+        ]
+    return Table((), tuple(pair for pair in pairs if pair[1]))
+
+
+def summary_table(summaries: Mapping[str, Mapping[str, Any]]) -> Table:
+    """What training gave: a line a figure for one run, a line a run for several.
+
+    Args:
+        summaries: Content of summary.json by run id.
+    """
+    figures = {run_id: summary_figures(summary) for run_id, summary in summaries.items()}
+    if len(figures) == 1:
+        return Table((), tuple(next(iter(figures.values())).items()))
+    header = ("RUN", *next(iter(figures.values()), {}))
+    rows = tuple((run_id, *values.values()) for run_id, values in figures.items())
+    return Table(header, rows, frozenset(range(1, len(header))))
+
+
+def summary_figures(summary: Mapping[str, Any]) -> dict[str, str]:
+    """The figures of a summary.json as text; what it does not say is `-`."""
+    best = summary.get("max_return")
+    of = "" if best is None else f" of {number(best)}"
+    return {
+        "return, random policy": number(summary.get("random_return")) + of,
+        "return, trained policy": number(summary.get("trained_return")) + of,
+        "frames": number(summary.get("frames")),
+        "frames/s": number(summary.get("fps")),
+        "optimiser steps": number(summary.get("optim_steps")),
+        "optimiser steps/s": number(summary.get("steps_per_s")),
+        "wall time": age(summary["seconds"]) if "seconds" in summary else "-",
+    }
+
+
+def number(value: float | None) -> str:
+    """Three or more digits, no more decimals than say something; `-` for None."""
+    if value is None:
+        return "-"
+    if isinstance(value, int) or abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if abs(value) >= 1 or value == 0 else f"{value:.2g}"
+
+
+def age(seconds: float) -> str:
+    """`12s`, `3m 05s`, `2h 10m`, `4d 3h`."""
+    whole = max(0, round(seconds))
+    minutes, second = divmod(whole, 60)
+    hours, minute = divmod(minutes, 60)
+    days, hour = divmod(hours, 24)
+    if days:
+        return f"{days}d {hour}h"
+    if hours:
+        return f"{hours}h {minute:02}m"
+    return f"{minutes}m {second:02}s" if minutes else f"{second}s"
+
+
+def clock(when: float) -> str:
+    """Local time of `when`, unix seconds."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(when))
