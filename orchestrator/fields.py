@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, TypeAlias
 
-from pydantic import AfterValidator, Field, StrictStr
+from pydantic import AfterValidator, Field, StrictStr, WithJsonSchema
 
 from orchestrator.nodes import shown
 from orchestrator.quantities import duration_seconds, memory_mib
@@ -131,6 +131,12 @@ def _flag_error(text: str) -> str | None:
     return None
 
 
+def _flag_value(value: Any) -> str | int | bool:
+    if isinstance(value, bool | int) or (isinstance(value, str) and value.isprintable()):
+        return value
+    raise ValueError(f"{shown(value)} is no value of a flag; write a word, an integer, true or false")
+
+
 def _checked(error_of: Callable[[str], str | None]) -> AfterValidator:
     """Make a validator of a function that says what is wrong with a text, or None."""
 
@@ -148,23 +154,33 @@ def _pattern(pattern: str) -> Any:
     return Field(json_schema_extra={"pattern": f"^{pattern}$"})
 
 
+def _also(*types: str) -> Any:
+    """Let the JSON schema accept numbers and the like, which are read as the text that they are written as."""
+    return Field(json_schema_extra={"type": ["string", *types]})
+
+
 def _examples(*examples: str) -> Any:
     return Field(examples=list(examples))
 
 
 Name: TypeAlias = Annotated[StrictStr, _checked(_name_error), _pattern(_NAME)]
 Variable: TypeAlias = Annotated[StrictStr, _checked(_variable_error), _pattern(_VARIABLE)]
-VariableValue: TypeAlias = Annotated[StrictStr, _checked(_value_error)]
+VariableValue: TypeAlias = Annotated[StrictStr, _checked(_value_error), _also("number", "boolean")]
 Image: TypeAlias = Annotated[StrictStr, _checked(_image_error), _examples(IMAGE_EXAMPLE)]
 Duration: TypeAlias = Annotated[
-    StrictStr, _checked(_quantity_error(duration_seconds)), _examples("24:00:00", "1-12:00:00", "90", "30m")
+    StrictStr,
+    _checked(_quantity_error(duration_seconds)),
+    _also("integer"),
+    _examples("24:00:00", "1-12:00:00", "90", "30m"),
 ]
-Memory: TypeAlias = Annotated[StrictStr, _checked(_quantity_error(memory_mib)), _examples("128G")]
+Memory: TypeAlias = Annotated[StrictStr, _checked(_quantity_error(memory_mib)), _also("integer"), _examples("128G")]
 Partition: TypeAlias = Annotated[
     StrictStr, _checked(_word_error("partition", "its name, or several with commas between", _WORD))
 ]
 Version: TypeAlias = Annotated[
-    StrictStr, _checked(_word_error("version", "one like 0.14.1, {git: URL, ref: REF} or {path: DIR}", _VERSION))
+    StrictStr,
+    _checked(_word_error("version", "one like 0.14.1, {git: URL, ref: REF} or {path: DIR}", _VERSION)),
+    _also("number"),
 ]
 GitUrl: TypeAlias = Annotated[StrictStr, _checked(_git_error)]
 GitRef: TypeAlias = Annotated[StrictStr, _checked(_ref_error)]
@@ -173,5 +189,7 @@ Requirement: TypeAlias = Annotated[StrictStr, _checked(_requirement_error)]
 AptPackage: TypeAlias = Annotated[StrictStr, _checked(_word_error("Debian package", "its name in lower case", _APT))]
 MountSource: TypeAlias = Annotated[StrictStr, _checked(_source_error)]
 MountTarget: TypeAlias = Annotated[StrictStr, _checked(_target_error)]
-FlagValue: TypeAlias = Annotated[StrictStr, _checked(_path_error)]
+AnyFlagValue: TypeAlias = Annotated[
+    Any, AfterValidator(_flag_value), WithJsonSchema({"type": ["string", "integer", "boolean"]})
+]
 Flag: TypeAlias = Annotated[StrictStr, _checked(_flag_error)]

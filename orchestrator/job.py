@@ -15,6 +15,7 @@ from pydantic import (
     ConfigDict,
     Discriminator,
     Field,
+    GetJsonSchemaHandler,
     PrivateAttr,
     StrictBool,
     StrictInt,
@@ -24,14 +25,14 @@ from pydantic import (
     model_validator,
 )
 from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import PydanticCustomError
+from pydantic_core import CoreSchema, PydanticCustomError
 
 from orchestrator.fields import (
     IMAGE_EXAMPLE,
+    AnyFlagValue,
     AptPackage,
     Duration,
     Flag,
-    FlagValue,
     GitRef,
     GitUrl,
     Image,
@@ -86,7 +87,7 @@ def _train_value(value: Any) -> TrainValue:
     return value  # type: ignore[no-any-return]
 
 
-_TRAIN_VALUE_SCHEMA: JsonSchemaValue = {"type": ["boolean", "integer", "number", "string", "null", "array"]}
+_TRAIN_VALUE_SCHEMA: JsonSchemaValue = {"type": ["boolean", "number", "string", "null", "array"]}
 TrainKey: TypeAlias = Annotated[str, AfterValidator(_train_key)]
 AnyTrainValue: TypeAlias = Annotated[Any, AfterValidator(_train_value), WithJsonSchema(_TRAIN_VALUE_SCHEMA)]
 Values: TypeAlias = tuple[AnyTrainValue, ...]
@@ -101,7 +102,7 @@ class Resources(Model):
     time: Duration | None = Field(None, description="Time limit, as Slurm writes it: HH:MM:SS, D-HH:MM:SS, minutes")
     partition: Partition | None = Field(None, description="Partition of the cluster")
     ntasks: StrictInt = Field(1, ge=1, le=1024, description="Tasks, each with its own GPUs")
-    extra: dict[Flag, FlagValue | StrictInt | StrictBool] = Field(
+    extra: dict[Flag, AnyFlagValue] = Field(
         default_factory=dict, description="Further flags of the backend's command, without their dashes"
     )
 
@@ -119,14 +120,14 @@ class Resources(Model):
 class GitSource(Model):
     """A package in a git repository, at one ref."""
 
-    git: GitUrl
-    ref: GitRef
+    git: GitUrl = Field(description="URL of the repository")
+    ref: GitRef = Field(description="Tag, branch or commit")
 
 
 class PathSource(Model):
     """A package in a folder."""
 
-    path: PathText
+    path: PathText = Field(description="The folder, from the job file's own")
 
 
 def _source_kind(value: Any) -> str:
@@ -135,8 +136,12 @@ def _source_kind(value: Any) -> str:
     return "<git>" if isinstance(value, GitSource | Mapping) else "<version>"
 
 
-def _folder(value: Any) -> Any:
-    return {"path": value} if isinstance(value, str) else value
+def _package(value: Any) -> Any:
+    if isinstance(value, str):
+        return {"path": value}
+    if not isinstance(value, Mapping | Model):
+        raise ValueError(f"{shown(value)} is no package; write a folder, or {{git: URL, ref: REF}}")
+    return value
 
 
 _Git: TypeAlias = Annotated[GitSource, Tag("<git>")]
@@ -144,7 +149,7 @@ _Path: TypeAlias = Annotated[PathSource, Tag("<path>")]
 PackageSource: TypeAlias = Annotated[Annotated[Version, Tag("<version>")] | _Git | _Path, Discriminator(_source_kind)]
 CodeSource: TypeAlias = Annotated[
     Annotated[_Git | _Path, Discriminator(_source_kind)],
-    BeforeValidator(_folder, json_schema_input_type=str | GitSource | PathSource),
+    BeforeValidator(_package, json_schema_input_type=str | GitSource | PathSource),
 ]
 
 
@@ -165,8 +170,8 @@ class Setup(Model):
 class Mount(Model):
     """A folder of the host inside the container."""
 
-    source: MountSource
-    target: MountTarget
+    source: MountSource = Field(description="Folder of the host: an absolute path, or one that starts with ~/")
+    target: MountTarget = Field(description="Where it is in the container: an absolute path")
     cache: StrictBool = Field(False, description="Holds a cache: may be empty, and is kept between runs")
 
 
@@ -206,6 +211,13 @@ class Sweep(Model):
     listed: tuple[dict[TrainKey, AnyTrainValue], ...] = Field((), alias="list")
     exclude: tuple[dict[TrainKey, AnyTrainValue], ...] = ()
     max_parallel: StrictInt | None = Field(None, ge=1, le=LARGEST_SWEEP)
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """The file's own shape: an axis is any further key."""
+        schema = handler.resolve_ref_schema(handler(core))
+        schema["additionalProperties"] = schema["properties"].pop("axes")["additionalProperties"]
+        return schema
 
     @model_validator(mode="before")
     @classmethod
@@ -319,7 +331,7 @@ class JobSpec(Model):
     """One job file, resolved: what to run, where, and with which resources."""
 
     name: Name = Field(description="First part of the run's id")
-    backend: Backend = Field(description="Who runs it")
+    backend: Backend = Field(description="Who runs it: steve, slurm, docker or local")
     profile: Name = Field("default", description="Section of profiles.yaml")
     image: Image | None = Field(None, description="Container image with its tag or digest; not for `local`")
     resources: Resources = Field(default_factory=Resources)
@@ -327,7 +339,11 @@ class JobSpec(Model):
     environment: dict[Variable, VariableValue] = Field(default_factory=dict, description="Environment variables")
     secrets: tuple[Variable, ...] = Field((), description="Variables passed on from the submitter's environment")
     mounts: tuple[Mount, ...] = Field((), description="Folders of the host inside the container")
-    train: dict[TrainKey, AnyTrainValue] = Field(default_factory=dict, description="Trainer settings (Hydra overrides)")
+    train: dict[TrainKey, AnyTrainValue] = Field(
+        default_factory=dict,
+        description="Trainer settings (Hydra overrides), with dotted keys or nested ones",
+        json_schema_extra={"additionalProperties": True},
+    )
     retry: Retry = Field(default_factory=Retry)
     watchdog: Watchdog = Field(default_factory=Watchdog)
     sweep: Sweep | None = Field(None, description="Trainer settings that differ between runs")

@@ -1,8 +1,8 @@
 """YAML as job files mean it: the core schema of YAML 1.2, with a place in the file for every value.
 
 PyYAML scans and parses; which scalars are numbers, what may stand where, and what is refused is decided here. `on`,
-`yes` and `24:00:00` are strings, `6e-4` is a number, `100_000` an integer. Nothing in a file can make an object, a cycle
-or more than a fixed amount of work.
+`yes` and `24:00:00` are strings, `6e-4` is a number, `100_000` an integer. Nothing in a file can make an object, a
+cycle or more than a fixed amount of work.
 
 Source: YAML 1.2.2, chapter 10.3 (core schema); digits grouped by `_` are the one addition.
 """
@@ -320,11 +320,8 @@ class _Builder:
 
     def _end(self) -> None:
         done = self._open.pop()
-        node: Node
-        if done.is_mapping:
-            node = MappingNode(done.entries, done.mark)
-        else:
-            node = SequenceNode(tuple(done.items), done.mark)
+        mapping = MappingNode(done.entries, done.mark)
+        node = mapping if done.is_mapping else SequenceNode(tuple(done.items), done.mark)
         self._anchor(done.anchor, _Anchored(node, done.size, done.height))
         self._add(node, done.size, done.height)
 
