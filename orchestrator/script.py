@@ -1,0 +1,145 @@
+"""The set-up script of a run: templates/setup-and-run.sh.j2 with every value quoted for the shell."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import PurePath
+
+import jinja2
+
+from orchestrator.assets import templates_folder
+
+TEMPLATE = "setup-and-run.sh.j2"
+GRACE = 90  # seconds from TERM to KILL; the trainer's own `watchdog.grace` of 60 lies within
+
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Install:
+    """One `pip install`, done once in a container.
+
+    Attributes:
+        label: Name of the step in the log, and of the file that says it is done.
+        packages: Requirements as pip takes them.
+        flags: Options of pip.
+    """
+
+    label: str
+    packages: tuple[str, ...]
+    flags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ContainerSetup:
+    """What a script does in a container, and never on a plain machine: that Python is its owner's.
+
+    Attributes:
+        installs: In order.
+        apt: Debian packages.
+        wheelhouse: Folder of wheels that pip takes instead of an index.
+        visible_devices: CUDA_VISIBLE_DEVICES where nothing is inherited; empty leaves the image's choice.
+        kill_all: End every Python process first: the whole node is the run's own.
+    """
+
+    installs: tuple[Install, ...] = ()
+    apt: tuple[str, ...] = ()
+    wheelhouse: str | None = None
+    visible_devices: str = ""
+    kill_all: bool = False
+
+
+@dataclass(frozen=True)
+class ScriptContext:
+    """All that a script is made of. Paths are as the machine or container that runs it sees them.
+
+    Attributes:
+        run_id: Also in the environment of every process of the run.
+        run_dir: Absolute; working directory of the trainer.
+        snapshot: Absolute; folder that holds the trainer package, put on PYTHONPATH.
+        python: Command that starts Python, one word or more.
+        environment: Variables by name.
+        train: Hydra overrides, one word each.
+        imports: Modules that must import before training starts.
+        modules: Modules that must be there; not imported, because Isaac's must not be before its app runs.
+        gpus: How many PyTorch must see.
+        time_limit: Seconds from the start of an attempt to LONGSHORE_DEADLINE.
+        grace: Seconds from TERM to KILL.
+        container: None on a plain machine.
+    """
+
+    run_id: str
+    run_dir: str
+    snapshot: str
+    python: tuple[str, ...]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    train: tuple[str, ...] = ()
+    imports: tuple[str, ...] = ("torch", "tensordict", "torchrl")
+    modules: tuple[str, ...] = ()
+    gpus: int = 0
+    time_limit: int | None = None
+    grace: int = GRACE
+    container: ContainerSetup | None = None
+
+
+@dataclass(frozen=True)
+class Variable:
+    """An environment variable, NAME=VALUE in a script."""
+
+    name: str
+    value: str
+
+
+def render_script(context: ScriptContext) -> str:
+    """The text of setup-and-run.sh.
+
+    Raises:
+        ValueError: A value cannot stand in a script: a NUL, or a variable whose name is none.
+    """
+    values = {name: getattr(context, name) for name in context.__dataclass_fields__}
+    values["environment"] = [Variable(name, value) for name, value in context.environment.items()]
+    return shell_environment().get_template(TEMPLATE).render(values)
+
+
+def shell_words(value: object) -> str:
+    """A value as the shell reads it back: a string as one word, a list as one word for each element.
+
+    Raises:
+        ValueError: It holds a NUL, which no argument or variable can, or is a variable whose name is none.
+        TypeError: It is neither text, a number, a path, a variable nor a list of those.
+    """
+    if isinstance(value, (list, tuple)):
+        return " ".join(shell_words(element) for element in value)
+    if isinstance(value, Variable):
+        if not _VARIABLE.fullmatch(value.name):
+            raise ValueError(f"{value.name!r} is no name of an environment variable; use letters, digits and _")
+        return f"{value.name}={shell_words(value.value)}"
+    if isinstance(value, jinja2.Undefined):
+        return str(value)  # raises, saying which name is undefined
+    if isinstance(value, bool) or not isinstance(value, (str, int, float, PurePath)):
+        raise TypeError(f"{value!r} cannot stand in a shell script")
+    text = str(value)
+    if "\0" in text:
+        raise ValueError(f"{text!r} holds a NUL; no argument or variable can")
+    return shlex.quote(text)
+
+
+@lru_cache(maxsize=1)
+def shell_environment() -> jinja2.Environment:
+    """The Jinja environment of shell templates: quotes whatever is interpolated, knows no undefined names."""
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(templates_folder()),
+        finalize=shell_words,
+        undefined=jinja2.StrictUndefined,
+        comment_start_string="<#",  # Jinja's own begins in the middle of the shell's ${#list[@]}
+        comment_end_string="#>",
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        auto_reload=False,
+        autoescape=False,
+    )
