@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.errors import LongshoreError, SpecError, UsageError
+from orchestrator.errors import LongshoreError, Problem, SpecError, UsageError
 from orchestrator.surroundings import (
     agrees,
     backend_for,
@@ -72,12 +72,12 @@ def submit(
     again: Annotated[bool, typer.Option("--again", help="A new run even where the same one is done.")] = False,
 ) -> int:
     """Start the runs of a job file; prints their ids."""
-    from orchestrator.spec import check_secrets
+    from orchestrator.spec import read_secrets
     from orchestrator.states import Verdict
     from orchestrator.submit import execute
 
     spec = load(job, overrides, sets, backend, tasks)
-    values = check_secrets(spec, os.environ, str(job))
+    values = read_secrets(spec, os.environ)
     made = plan_of(spec)
     where = backend_for(made.backend)
     if len(made.runs) > ASK_ABOVE and not yes and not agrees(f"Submit {len(made.runs)} runs to {made.backend}?"):
@@ -104,7 +104,12 @@ def plan(
     as_json: AsJson = False,
 ) -> int:
     """Show what submit would do; changes nothing."""
-    made = plan_of(load(job, overrides, sets, backend, tasks))
+    from orchestrator.spec import check_secrets
+
+    spec = load(job, overrides, sets, backend, tasks)
+    for problem in check_secrets(spec, os.environ):
+        say(f"warning: {problem}")
+    made = plan_of(spec)
     if as_json:
         print(json.dumps(made.to_dict(), indent=2))
     else:
@@ -136,7 +141,7 @@ def validate(jobs: Annotated[list[Path], typer.Argument(metavar="JOB...", help="
     from orchestrator.spec import load_job
     from orchestrator.sweep import expand
 
-    problems = []
+    problems: list[Problem] = []
     for job in jobs:
         try:
             members = expand(load_job(job))

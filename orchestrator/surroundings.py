@@ -6,7 +6,6 @@ Imports wait inside the functions, as in the command line itself: a command pays
 from __future__ import annotations
 
 import os
-import secrets
 import sys
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -28,8 +27,7 @@ def load(
     """The job that a file and the arguments of submit, plan or render describe."""
     from orchestrator.spec import load_job
 
-    names = tuple(name.strip() for name in tasks.split(",") if name.strip()) if tasks else ()
-    return load_job(job, overrides=overrides or (), sets=sets or (), backend=backend, tasks=names)
+    return load_job(job, overrides=overrides or (), sets=sets or (), backend=backend, tasks=[tasks] if tasks else ())
 
 
 def plan_of(job: JobSpec) -> Plan:
@@ -42,7 +40,7 @@ def plan_of(job: JobSpec) -> Plan:
     profile = load_profile(job.profile, job.backend, profile_files())
     made = make_plan(
         job,
-        run_id=new_run_id(job.name, datetime.now(), secrets.token_hex(2)),
+        run_id=new_run_id(job.name, datetime.now(), os.urandom(2).hex()),
         snapshot=take_snapshot(trainer_folder()),
         profile=profile,
         home=home(),

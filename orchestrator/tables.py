@@ -16,6 +16,8 @@ from orchestrator.states import RunState
 from trainer.run_dir import RunDir, Status
 
 if TYPE_CHECKING:
+    from rich.table import Table as RichTable
+
     from orchestrator.plan import Plan
     from orchestrator.runs import Attempt, Event, RunRecord
 
@@ -47,18 +49,23 @@ class Table:
 def show(table: Table, file: TextIO | None = None) -> None:
     """Print a table, to stdout by default."""
     from rich.console import Console
+
+    file = file or sys.stdout
+    Console(file=file, highlight=False, width=None if file.isatty() else WIDE).print(drawn(table))
+
+
+def drawn(table: Table) -> RichTable:
+    """A table as rich prints it."""
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    file = file or sys.stdout
-    console = Console(file=file, highlight=False, width=None if file.isatty() else WIDE)
-    shown = RichTable(box=None, show_header=bool(table.header), pad_edge=False, padding=(0, 2, 0, 0))
+    shape = RichTable(box=None, show_header=bool(table.header), pad_edge=False, padding=(0, 2, 0, 0))
     columns = table.header or ("",) * max((len(row) for row in table.rows), default=0)
     for index, name in enumerate(columns):
-        shown.add_column(Text(name), justify="right" if index in table.right else "left", overflow="fold")
+        shape.add_column(Text(name), justify="right" if index in table.right else "left", overflow="fold")
     for row in table.rows:
-        shown.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in row))
-    console.print(shown)
+        shape.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in row))
+    return shape
 
 
 def heartbeat(record: RunRecord) -> Status | None:
