@@ -32,8 +32,8 @@ LEFT_OUT: Mapping[str, str] = {
     "prompt-toolkit": "IPython asks, for its prompt",
     "shtab": "tyro asks, for shell completion",
 }
-# Left out besides where torch is 2.7.0: CUDA libraries that nothing loaded on a CPU is linked to, what Isaac Lab's image,
-# which that environment stands for, has not got either, and what tests of the orchestrator and linters need.
+# Left out besides where torch is 2.7.0: CUDA libraries that nothing loaded on a CPU is linked to, what Isaac Lab's
+# image, which that environment stands for, has not got either, and what only the orchestrator's tests need.
 LEFT_OUT_OF_TORCH27 = (
     "jsonschema",
     "mjlab",
