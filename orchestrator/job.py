@@ -200,17 +200,17 @@ class Watchdog(Model):
 
 
 class Sweep(Model):
-    """Trainer overrides that differ between the runs of one job.
+    """Trainer settings that differ between runs: `seed: [0, 1, 2]` makes three.
 
-    In the file, every key but those below with an alias or a name of its own is an axis: `seed: [0, 1, 2]`.
-    The runs are the product of the rows of `list`, the rows of `zip`, and all axes; the last axis varies fastest.
+    The runs are the product of the rows of `list`, the rows of `zip`, and all other settings; the last varies fastest.
     """
 
+    # In the file the axes stand beside the other keys, not under one of their own.
     axes: dict[TrainKey, Values] = Field(default_factory=dict)
-    zipped: dict[TrainKey, Values] = Field(default_factory=dict, alias="zip")
-    listed: tuple[dict[TrainKey, AnyTrainValue], ...] = Field((), alias="list")
-    exclude: tuple[dict[TrainKey, AnyTrainValue], ...] = ()
-    max_parallel: StrictInt | None = Field(None, ge=1, le=LARGEST_SWEEP)
+    zipped: dict[TrainKey, Values] = Field(default_factory=dict, alias="zip", description="Lists gone through together")
+    listed: tuple[dict[TrainKey, AnyTrainValue], ...] = Field((), alias="list", description="Settings of run after run")
+    exclude: tuple[dict[TrainKey, AnyTrainValue], ...] = Field((), description="Runs left out: those with these values")
+    max_parallel: StrictInt | None = Field(None, ge=1, le=LARGEST_SWEEP, description="Runs at a time; all by default")
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:

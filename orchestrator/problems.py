@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -42,7 +42,7 @@ def to_problems(error: ValidationError, model: type[BaseModel], root: MappingNod
             for path, message in about["problems"]:
                 problems.append(problem_at(root, (*found["loc"], *path), message))
         elif found["type"] == "extra_forbidden":
-            message = _unknown(str(found["loc"][-1]), _known(model, found["loc"][:-1]))
+            message = unknown_key(str(found["loc"][-1]), _known(model, found["loc"][:-1]))
             problems.append(problem_at(root, found["loc"], message, of_key=True))
         elif found["type"] == "missing":
             message = _missing(str(found["loc"][-1]), _known(model, found["loc"][:-1]))
@@ -83,7 +83,9 @@ def _choice(value: Any, expected: str) -> str:
     return f"{shown(value)} is not accepted; write {expected}" + (f"; did you mean '{near}'?" if near else "")
 
 
-def _unknown(key: str, known: Mapping[str, FieldInfo]) -> str:
+def unknown_key(key: str, known: Iterable[str]) -> str:
+    """What to say of a key that is none of those known."""
+    known = list(known)
     near = nearest(key, known)
     return "unknown key; " + (f"did you mean '{near}'?" if near else f"accepted are {', '.join(known)}")
 

@@ -31,7 +31,6 @@ __all__ = [
     "job_schema",
     "job_to_yaml",
     "load_job",
-    "read_secrets",
     "train_arguments",
 ]
 
@@ -194,18 +193,6 @@ def check_secrets(job: JobSpec, environ: Mapping[str, str]) -> list[Problem]:
             what = f"{name} is not set here; export {name}=… before submitting, or take it out"
             problems.append(mark.problem(join_key("secrets", index), what))
     return problems
-
-
-def read_secrets(job: JobSpec, environ: Mapping[str, str]) -> dict[str, str]:
-    """The job's secrets from the submitter's environment.
-
-    Raises:
-        SpecError: One of them is not set.
-    """
-    problems = check_secrets(job, environ)
-    if problems:
-        raise SpecError(problems)
-    return {name: environ[name] for name in job.secrets}
 
 
 def job_to_yaml(job: JobSpec) -> str:
