@@ -31,6 +31,8 @@ from orchestrator.surroundings import (
     refresh,
     resolve,
     say,
+    secrets_of,
+    warn_of_missing_secrets,
 )
 
 if TYPE_CHECKING:
@@ -72,18 +74,17 @@ def submit(
     again: Annotated[bool, typer.Option("--again", help="A new run even where the same one is done.")] = False,
 ) -> int:
     """Start the runs of a job file; prints their ids."""
-    from orchestrator.spec import read_secrets
-    from orchestrator.states import Verdict
-    from orchestrator.submit import execute
-
     spec = load(job, overrides, sets, backend, tasks)
-    values = read_secrets(spec, os.environ)
+    secrets = secrets_of(spec)
     made = plan_of(spec)
     where = backend_for(made.backend)
     if len(made.runs) > ASK_ABOVE and not yes and not agrees(f"Submit {len(made.runs)} runs to {made.backend}?"):
         raise LongshoreError("nothing submitted")
+    from orchestrator.states import Verdict
+    from orchestrator.submit import execute
+
     store = open_store()
-    results = execute(made, store, where, values, again=again)
+    results = execute(made, store, where, secrets, again=again)
     for result in results:
         print(result.run_id, flush=True)
         if result.message:
@@ -104,11 +105,8 @@ def plan(
     as_json: AsJson = False,
 ) -> int:
     """Show what submit would do; changes nothing."""
-    from orchestrator.spec import check_secrets
-
     spec = load(job, overrides, sets, backend, tasks)
-    for problem in check_secrets(spec, os.environ):
-        say(f"warning: {problem}")
+    warn_of_missing_secrets(spec)
     made = plan_of(spec)
     if as_json:
         print(json.dumps(made.to_dict(), indent=2))
@@ -138,17 +136,15 @@ def render(
 @app.command()
 def validate(jobs: Annotated[list[Path], typer.Argument(metavar="JOB...", help="Job files.")]) -> int:
     """Check job files; every problem on a line of its own."""
-    from orchestrator.spec import load_job
-    from orchestrator.sweep import expand
-
     problems: list[Problem] = []
     for job in jobs:
         try:
-            members = expand(load_job(job))
+            spec = load(job)
         except SpecError as error:
             problems += error.problems
         else:
-            print(f"{job}: {len(members)} {'run' if len(members) == 1 else 'runs'}")
+            count = len(spec.sweep.combinations()) if spec.sweep else 1
+            print(f"{job}: {count} {'run' if count == 1 else 'runs'}")
     if problems:
         raise SpecError(problems)
     return 0

@@ -5,9 +5,10 @@ Imports wait inside the functions, as in the command line itself: a command pays
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,22 +21,63 @@ if TYPE_CHECKING:
     from orchestrator.runs import RunRecord, RunStore
     from orchestrator.spec import JobSpec
 
+PLUGINS = "PYDANTIC_DISABLE_PLUGINS"
+
 
 def load(
-    job: Path, overrides: list[str] | None, sets: list[str] | None, backend: str | None, tasks: str | None
+    job: Path,
+    overrides: list[str] | None = None,
+    sets: list[str] | None = None,
+    backend: str | None = None,
+    tasks: str | None = None,
 ) -> JobSpec:
     """The job that a file and the arguments of submit, plan or render describe."""
-    from orchestrator.spec import load_job
+    with _pydantic_plugins_off():
+        from orchestrator.spec import load_job
 
     return load_job(job, overrides=overrides or (), sets=sets or (), backend=backend, tasks=[tasks] if tasks else ())
+
+
+def secrets_of(job: JobSpec) -> dict[str, str]:
+    """Values of the job's secrets.
+
+    Raises:
+        SpecError: One is not set.
+    """
+    from orchestrator.spec import read_secrets
+
+    return read_secrets(job, os.environ)
+
+
+def warn_of_missing_secrets(job: JobSpec) -> None:
+    """Looking at a job does not need its secrets; submitting it will."""
+    from orchestrator.spec import check_secrets
+
+    for problem in check_secrets(job, os.environ):
+        say(f"warning: {problem}")
+
+
+@contextlib.contextmanager
+def _pydantic_plugins_off() -> Iterator[None]:
+    """Models are built without asking every installed package for plugins, as Typer builds its own: 50 ms a start."""
+    before = os.environ.get(PLUGINS)
+    os.environ[PLUGINS] = "__all__"
+    try:
+        yield
+    finally:
+        del os.environ[PLUGINS]
+        if before is not None:
+            os.environ[PLUGINS] = before
 
 
 def plan_of(job: JobSpec) -> Plan:
     """The plan for a new run of `job`: clock, randomness, environment and file system enter here."""
     from orchestrator.assets import trainer_folder
     from orchestrator.plan import make_plan, new_run_id
-    from orchestrator.profile import load_profile
     from orchestrator.snapshot import take_snapshot
+
+    with _pydantic_plugins_off():
+        from orchestrator.profile import load_profile
 
     profile = load_profile(job.profile, job.backend, profile_files())
     made = make_plan(

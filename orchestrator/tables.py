@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from shlex import quote
 from typing import TYPE_CHECKING, Any, TextIO
 
 from orchestrator.states import RunState
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from orchestrator.plan import Plan
     from orchestrator.runs import Attempt, Event, RunRecord
+    from orchestrator.snapshot import Snapshot
 
 WIDE = 100_000  # columns where no terminal limits them: a program that reads a table wants whole words
 STYLES: Mapping[str, str] = {
@@ -66,6 +68,44 @@ def drawn(table: Table) -> RichTable:
     for row in table.rows:
         shape.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in row))
     return shape
+
+
+def plan_text(plan: Plan) -> str:
+    """A plan for people: what would run, with which code, where, by which commands."""
+    from orchestrator.spec import train_arguments
+
+    first = plan.runs[0]
+    swept = [key for key in first.differs if plan.is_sweep]
+    train = [word for word in train_arguments(first.job) if word.partition("=")[0] not in swept]
+    pairs = [
+        ("sweep" if plan.is_sweep else "run", plan.plan_id + (f", {len(plan.runs)} runs" if plan.is_sweep else "")),
+        ("backend", f"{plan.backend}, profile {plan.profile}"),
+        ("image", first.job.image or ""),
+        ("code", code_text(plan.snapshot)),
+        ("train", " ".join(train)),
+        ("secrets", " ".join(first.job.secrets)),
+        ("folder", str(plan.home if plan.is_sweep else first.run_dir)),
+        ("files", " ".join(sorted(first.files))),
+        *(("command", " ".join(map(quote, command))) for command in first.launch.commands),
+    ]
+    lines = [f"{label:<9} {value}" for label, value in pairs if value]
+    if plan.is_sweep:
+        lines += ["", *(f"{run.run_id}  {differences(run.differs)}" for run in plan.runs)]
+    return "\n".join(lines)
+
+
+def code_text(snapshot: Snapshot) -> str:
+    """Which code a plan ships."""
+    size = f"{snapshot.digest[:12]}, {len(snapshot.files)} files, {snapshot.size / 1000:,.0f} kB"
+    if snapshot.git is None:
+        return size
+    where = f", commit {snapshot.git.commit[:12] or 'none yet'}"
+    return size + where + (" with uncommitted changes" if snapshot.git.dirty else "")
+
+
+def differences(differs: Mapping[str, Any]) -> str:
+    """What sets a run of a sweep apart."""
+    return " ".join(f"{key}={value}" for key, value in differs.items())
 
 
 def heartbeat(record: RunRecord) -> Status | None:
@@ -127,7 +167,7 @@ def status_table(record: RunRecord, status: Status | None, now: float) -> Table:
         ("message", record.message or ""),
         ("backend", f"{record.backend} ({record.profile})"),
         ("attempt", str(record.attempt or "")),
-        ("differs", " ".join(f"{key}={value}" for key, value in record.differs.items())),
+        ("differs", differences(record.differs)),
         ("created", clock(record.created)),
         ("updated", clock(record.updated)),
         ("folder", str(record.run_dir)),
