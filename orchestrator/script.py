@@ -8,10 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import PurePath
-
-import jinja2
+from typing import TYPE_CHECKING
 
 from orchestrator.assets import templates_folder
+
+if TYPE_CHECKING:
+    import jinja2
 
 TEMPLATE = "setup-and-run.sh.j2"
 GRACE = 90  # seconds from TERM to KILL; the trainer's own `watchdog.grace` of 60 lies within
@@ -118,10 +120,8 @@ def shell_words(value: object) -> str:
         if not _VARIABLE.fullmatch(value.name):
             raise ValueError(f"{value.name!r} is no name of an environment variable; use letters, digits and _")
         return f"{value.name}={shell_words(value.value)}"
-    if isinstance(value, jinja2.Undefined):
-        return str(value)  # raises, saying which name is undefined
     if isinstance(value, bool) or not isinstance(value, (str, int, float, PurePath)):
-        raise TypeError(f"{value!r} cannot stand in a shell script")
+        raise TypeError(f"{value} cannot stand in a shell script")  # an undefined name raises an error of its own here
     text = str(value)
     if "\0" in text:
         raise ValueError(f"{text!r} holds a NUL; no argument or variable can")
@@ -131,6 +131,8 @@ def shell_words(value: object) -> str:
 @lru_cache(maxsize=1)
 def shell_environment() -> jinja2.Environment:
     """The Jinja environment of shell templates: quotes whatever is interpolated, knows no undefined names."""
+    import jinja2  # takes longer to import than most commands of the command line, which render nothing
+
     return jinja2.Environment(
         loader=jinja2.FileSystemLoader(templates_folder()),
         finalize=shell_words,
