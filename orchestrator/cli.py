@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from orchestrator.backends import load_backend
 from orchestrator.errors import LongshoreError, Problem, SpecError, UsageError
 from orchestrator.surroundings import (
     agrees,
-    backend_for,
     existing_store,
     has_runs,
     home,
@@ -75,9 +75,9 @@ def submit(
 ) -> int:
     """Start the runs of a job file; prints their ids."""
     spec = load(job, overrides, sets, backend, tasks)
+    where = load_backend(spec.backend)
     secrets = secrets_of(spec)
     made = plan_of(spec)
-    where = backend_for(made.backend)
     if len(made.runs) > ASK_ABOVE and not yes and not agrees(f"Submit {len(made.runs)} runs to {made.backend}?"):
         raise LongshoreError("nothing submitted")
     from orchestrator.states import Verdict
@@ -216,7 +216,7 @@ def wait(
 
     limit = None if timeout is None else _seconds("--timeout", timeout)
     store = existing_store(refs[0])
-    ended = wait_for(store, backend_for, [record.run_id for record in resolve(store, refs)], timeout=limit)
+    ended = wait_for(store, load_backend, [record.run_id for record in resolve(store, refs)], timeout=limit)
     return _report_ends(ended)
 
 
@@ -240,7 +240,7 @@ def cancel(
             say(f"{record.run_id}: has {record.state} already")
     if len(going) > 1 and not yes and not agrees(f"Cancel {len(going)} runs?"):
         raise LongshoreError("nothing cancelled")
-    for record in end(store, backend_for, going, limit):
+    for record in end(store, load_backend, going, limit):
         print(f"{record.run_id} {record.state}")
     return 0
 
@@ -291,7 +291,7 @@ def _follow(store: RunStore, run_ids: Sequence[str], going: Sequence[str]) -> in
                 follow_runs(observer(store, going), screen)
     except KeyboardInterrupt:
         if cancel_on_interrupt(sys.stdin, sys.stderr):
-            for record in end(store, backend_for, resolve(store, going), GRACE):
+            for record in end(store, load_backend, resolve(store, going), GRACE):
                 say(f"{record.run_id}: {record.state}")
         else:
             say(f"detached: the run goes on; `logs -f {going[-1]}` shows it, `cancel {going[-1]}` ends it")

@@ -13,10 +13,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator.errors import BackendError, UsageError
+from orchestrator.backends import load_backend
+from orchestrator.errors import BackendError, SpecError, UsageError
 
 if TYPE_CHECKING:
-    from orchestrator.backends.base import Backend
     from orchestrator.plan import Plan
     from orchestrator.runs import RunRecord, RunStore
     from orchestrator.spec import JobSpec
@@ -44,9 +44,11 @@ def secrets_of(job: JobSpec) -> dict[str, str]:
     Raises:
         SpecError: One is not set.
     """
-    from orchestrator.spec import read_secrets
+    from orchestrator.spec import check_secrets
 
-    return read_secrets(job, os.environ)
+    if problems := check_secrets(job, os.environ):
+        raise SpecError(problems)
+    return {name: os.environ[name] for name in job.secrets}
 
 
 def warn_of_missing_secrets(job: JobSpec) -> None:
@@ -134,21 +136,6 @@ def resolve(store: RunStore, references: Sequence[str]) -> list[RunRecord]:
     return list({record.run_id: record for record in records}.values())
 
 
-def backend_for(name: str) -> Backend:
-    """The backend of a name.
-
-    Raises:
-        BackendError: This version cannot submit to it.
-    """
-    if name == "local":
-        from orchestrator.backends.local import LocalBackend
-
-        return LocalBackend()
-    raise BackendError(
-        f"this version runs jobs on this machine only: `plan` and `render` know {name}, `submit` does not"
-    )
-
-
 def refresh(store: RunStore) -> int:
     """Bring the registry up to date; where a backend does not answer, what is known is still worth showing.
 
@@ -158,7 +145,7 @@ def refresh(store: RunStore) -> int:
     from orchestrator.watch import refresh as ask_backends
 
     try:
-        ask_backends(store, backend_for)
+        ask_backends(store, load_backend)
     except BackendError as error:
         say(f"error: {error}; this is what was known before")
         return error.exit_code
@@ -170,7 +157,7 @@ def observer(store: RunStore, run_ids: Sequence[str]) -> Callable[[], list[RunRe
     from orchestrator.watch import refresh as ask_backends
 
     def observe() -> list[RunRecord]:
-        ask_backends(store, backend_for)
+        ask_backends(store, load_backend)
         return [store.get(run_id) for run_id in run_ids]
 
     return observe

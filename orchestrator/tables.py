@@ -86,8 +86,9 @@ def plan_text(plan: Plan) -> str:
         ("secrets", " ".join(first.job.secrets)),
         ("folder", str(plan.home if plan.is_sweep else first.run_dir)),
         ("files", " ".join(sorted(first.files))),
-        *(("command", " ".join(map(quote, command))) for command in first.launch.commands),
     ]
+    if first.launch is not None:
+        pairs += [("command", " ".join(map(quote, command))) for command in first.launch.commands]
     lines = [f"{label:<9} {value}" for label, value in pairs if value]
     if plan.is_sweep:
         lines += ["", *(f"{run.run_id}  {differences(run.differs)}" for run in plan.runs)]
