@@ -66,7 +66,7 @@ class Limits:
         start: From the start of the roles to the first heartbeat of real work.
         stall: Between two heartbeats.
         grace: From asking a role to stop, or from its last word, to killing it.
-        margin: Before the deadline; at most a tenth of the time left at the start.
+        margin: Before the deadline, to save in.
         poll: Between two looks at the roles.
         repeat: A second request to stop counts as impatience only this long after the first. Signals come in twos:
             the shell forwards what the terminal or the scheduler has sent to both.
@@ -80,9 +80,11 @@ class Limits:
     repeat: float = 1.0
 
     @staticmethod
-    def of(config: Mapping[str, Any]) -> Limits:
+    def of(config: Mapping[str, Any], time_left: float) -> Limits:
+        """Limits of a config; the margin takes no more than a tenth of the time left until the deadline."""
         watchdog = config["watchdog"]
-        return Limits(watchdog["start"], watchdog["stall"], watchdog["grace"], watchdog["margin"])
+        margin = max(0.0, min(watchdog["margin"], time_left / 10))
+        return Limits(watchdog["start"], watchdog["stall"], watchdog["grace"], margin)
 
 
 @dataclass
@@ -180,7 +182,8 @@ def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
                 RunDir(Path(named)).write_failure(failure)
         return ExitCode.USAGE
     attempt = attempt or max(run_dir.attempts(), default=0) + 1
-    return launch_roles(commands, config, run_dir, attempt, Limits.of(config), deadline=deadline, requests=requests)
+    limits = Limits.of(config, float("inf") if deadline is None else deadline - time.time())
+    return launch_roles(commands, config, run_dir, attempt, limits, deadline=deadline, requests=requests)
 
 
 def role_commands(pipeline: str) -> dict[str, list[str]]:
@@ -292,7 +295,7 @@ def _deadlines(deadline: float | None, limits: Limits, now: float) -> tuple[floa
     if deadline is None:
         return float("inf"), float("inf")
     left = max(0.0, deadline - time.time())
-    return now + left, now + left - min(limits.margin, left / 10)
+    return now + left, now + left - limits.margin
 
 
 def _timeout(now: float, stop_at: float) -> Stop | None:
