@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import json
 import sqlite3
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["Attempt", "Event", "Registered", "RunRecord", "RunStore"]
 
 REGISTRY = "registry.sqlite3"
+JOURNAL_TIMEOUT = 15.0  # seconds to wait for all others to let go of the file, on its first use or after a move
 BUSY_TIMEOUT = 60.0  # seconds that a writer waits for its turn; each of them holds the file for milliseconds
 
 
@@ -98,23 +100,27 @@ class RunStore:
             again: Make another run where the last one with its key has succeeded.
             max_parallel: How many runs of the sweep may be started at once, None for all.
         """
-        now = self._clock()
-        ids: list[tuple[PlannedRun, str, Verdict]] = []
         with self._transaction():
-            for run in plan.runs:
-                last = self._last_with(run.key)
-                verdict = judge(None if last is None else RunState(last["state"]), again=again)
-                ids.append((run, run.run_id if verdict is Verdict.NEW or last is None else last["run_id"], verdict))
-            new = [run for run, _, verdict in ids if verdict is Verdict.NEW]
+            last = self.find_by_keys([run.key for run in plan.runs])
+            verdicts = [judge(last[run.key].state if run.key in last else None, again=again) for run in plan.runs]
+            new = [run for run, verdict in zip(plan.runs, verdicts, strict=True) if verdict is Verdict.NEW]
             if new:
-                self._insert(plan, new, max_parallel, now)
-        return tuple(Registered(run, self._record(run_id), verdict) for run, run_id, verdict in ids)
+                self._insert(plan, new, max_parallel, self._clock())
+            now = self.find_by_keys([run.key for run in plan.runs])
+        return tuple(Registered(run, now[run.key], verdict) for run, verdict in zip(plan.runs, verdicts, strict=True))
+
+    def find_by_keys(self, keys: Iterable[str]) -> dict[str, RunRecord]:
+        """The last run with each of these submission keys, by key; keys without a run are left out."""
+        query = (
+            "SELECT * FROM runs WHERE sequence IN "
+            "(SELECT max(sequence) FROM runs WHERE key IN (SELECT value FROM json_each(?)) GROUP BY key)"
+        )
+        with self._explained():
+            return {row["key"]: run_record(row) for row in self._db.execute(query, (json.dumps(list(keys)),))}
 
     def find_by_key(self, key: str) -> RunRecord | None:
         """The last run with a submission key."""
-        with self._explained():
-            row = self._last_with(key)
-        return None if row is None else run_record(row)
+        return self.find_by_keys([key]).get(key)
 
     def pending_files(self, run_id: str) -> Mapping[str, str] | None:
         """Files of a run that is still `submitting`, by path in the run directory; None once they are in place."""
@@ -267,8 +273,7 @@ class RunStore:
         """
         with self._explained():
             rows = self._db.execute("SELECT run_id, sweep_id FROM runs ORDER BY sequence").fetchall()
-        ids = match_reference(reference, [(row["run_id"], row["sweep_id"]) for row in rows])
-        return tuple(self._record(run_id) for run_id in ids)
+        return self._records(match_reference(reference, [(row["run_id"], row["sweep_id"]) for row in rows]))
 
     def get(self, reference: str) -> RunRecord:
         """The one run that a RUN of the command line means.
@@ -294,6 +299,11 @@ class RunStore:
             rows = self._db.execute("SELECT * FROM events WHERE run_id = ? ORDER BY sequence", (run_id,)).fetchall()
         return tuple(event_record(row) for row in rows)
 
+    def _judge(self, plan: Plan, again: bool) -> builtins.list[tuple[PlannedRun, Verdict]]:
+        last = self.find_by_keys([run.key for run in plan.runs])
+        states = [last[run.key].state if run.key in last else None for run in plan.runs]
+        return [(run, judge(state, again=again)) for run, state in zip(plan.runs, states, strict=True)]
+
     def _insert(self, plan: Plan, new: Sequence[PlannedRun], max_parallel: int | None, now: float) -> None:
         sweep_id = plan.plan_id if plan.is_sweep else None
         try:
@@ -313,7 +323,7 @@ class RunStore:
                         run.key,
                         RunState.SUBMITTING,
                         str(run.run_dir),
-                        launch_text(run.launch),
+                        launch_text(_startable(run)),
                         json.dumps(dict(run.differs)),
                         now,
                         now,
@@ -359,17 +369,17 @@ class RunStore:
         return RunState(self._db.execute("SELECT state FROM runs WHERE run_id = ?", (run_id,)).fetchone()["state"])
 
     def _record(self, run_id: str) -> RunRecord:
-        with self._explained():
-            return run_record(self._db.execute("SELECT * FROM runs WHERE run_id = ?", (run_id,)).fetchone())
+        return self._records([run_id])[0]
 
-    def _last_with(self, key: str) -> sqlite3.Row | None:
-        query = "SELECT * FROM runs WHERE key = ? ORDER BY sequence DESC LIMIT 1"
-        row: sqlite3.Row | None = self._db.execute(query, (key,)).fetchone()
-        return row
+    def _records(self, run_ids: Sequence[str]) -> tuple[RunRecord, ...]:
+        """Runs in the order of their submission."""
+        query = "SELECT * FROM runs WHERE run_id IN (SELECT value FROM json_each(?)) ORDER BY sequence"
+        with self._explained():
+            return tuple(run_record(row) for row in self._db.execute(query, (json.dumps(run_ids),)))
 
     def _set_journal(self, mode: str) -> None:
         """Changing the journal mode does not wait for other processes by itself."""
-        deadline = time.monotonic() + BUSY_TIMEOUT
+        deadline = time.monotonic() + JOURNAL_TIMEOUT
         while True:
             try:
                 if self._db.execute(f"PRAGMA journal_mode = {mode}").fetchone()[0] == mode:
@@ -415,3 +425,9 @@ class RunStore:
             yield
         except (sqlite3.Error, OSError) as error:
             raise LongshoreError(f"{self.path}: {error}") from error
+
+
+def _startable(run: PlannedRun) -> Launch:
+    if run.launch is None:
+        raise UsageError(f"{run.run_id}: this version cannot start runs on {run.job.backend}")
+    return run.launch

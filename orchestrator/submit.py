@@ -66,8 +66,8 @@ def execute(
         return backend
 
     # A run that died unseen must not pass for one that is still going.
-    last = [store.find_by_key(run.key) for run in plan.runs]
-    observe(store, backend_for, [record for record in last if record is not None and record.state not in TERMINAL])
+    last = store.find_by_keys([run.key for run in plan.runs]).values()
+    observe(store, backend_for, [record for record in last if record.state not in TERMINAL])
 
     registered = store.add_plan(plan, again=again, max_parallel=_max_parallel(plan))
     _put_in_place(plan, store, registered)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import signal
 import subprocess
@@ -11,16 +10,22 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
 from orchestrator.backends.base import LaunchRequest
 from orchestrator.backends.local import LocalBackend
 from orchestrator.plan import Plan, PlannedRun
-from orchestrator.runs import RunStore
-from orchestrator.snapshot import take_snapshot
+from orchestrator.snapshot import Snapshot, take_snapshot
 
 REPOSITORY = Path(__file__).parents[2]
+PREAMBLE = """
+import json, os, signal, sys, time
+from pathlib import Path
+from local_runs import *
+from orchestrator.runs import RunStore
+"""
 BACKEND = LocalBackend(leftover_grace=1.0)
 
 SUCCEED = 'echo {} >"$LONGSHORE_RUN_DIR/SUCCESS"\n'
@@ -56,18 +61,23 @@ def planned(
     )
 
 
-def plan_of(home: Path, *runs: PlannedRun, sweep: str | None = None, max_parallel: int | None = None) -> Plan:
-    """A plan of these runs that ships one small file."""
+@cache
+def snapshot_beside(home: Path) -> Snapshot:
     source = home.parent / f"{home.name}-source"
     source.mkdir(exist_ok=True)
     (source / "__init__.py").write_text("")
+    return take_snapshot(source)
+
+
+def plan_of(home: Path, *runs: PlannedRun, sweep: str | None = None, max_parallel: int | None = None) -> Plan:
+    """A plan of these runs that ships one small file."""
     return Plan(
         plan_id=sweep or runs[0].run_id,
         name="demo",
         backend="local",
         profile="default",
         home=home,
-        snapshot=take_snapshot(source),
+        snapshot=snapshot_beside(home),
         runs=runs,
         warnings=(),
         is_sweep=sweep is not None,
@@ -107,9 +117,8 @@ def python(code: str, *arguments: object) -> subprocess.Popen[str]:
     """Another Python process, in a session of its own, that has imported this module's names."""
     paths = [str(REPOSITORY), str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
-    preamble = "import sys, json, os, signal, time\nfrom pathlib import Path\nfrom local_runs import *\n"
     return subprocess.Popen(
-        [sys.executable, "-c", preamble + code, *map(str, arguments)],
+        [sys.executable, "-c", PREAMBLE + code, *map(str, arguments)],
         env=environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -138,10 +147,3 @@ def _environment(pid: int) -> bytes:
         return Path(f"/proc/{pid}/environ").read_bytes()
     except OSError:
         return b""
-
-
-def store_of(home: Path) -> RunStore:
-    return RunStore(home)
-
-
-__all__ = [name for name in dir() if not name.startswith("_")] + ["json"]

@@ -1,4 +1,4 @@
-"""The local backend, with real scripts: they start once, outlive everybody, end when told to, and say how they ended."""
+"""The local backend, with real scripts: a run starts once, outlives everybody, ends when told to, and says how."""
 
 from __future__ import annotations
 
