@@ -2,7 +2,7 @@
 # Sets up and runs one run of Longshore: bash setup-and-run.sh [--build-only] [KEY=VALUE ...]
 # --build-only stops once everything is installed and verified; KEY=VALUE words are further settings of the trainer.
 # Starting it again is safe: what is installed stays, training goes on from its last checkpoint.
-# shellcheck disable=SC2317 # traps call what looks unreachable
+# shellcheck disable=SC2016,SC2317 # values stand as they are; traps call what looks unreachable
 set -euo pipefail
 set -E # functions report failing commands too
 
