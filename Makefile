@@ -29,7 +29,7 @@ test: $(VENV)/dev.stamp ## All tests that need no root
 	@$(BIN)/pytest -n 2 -m "not services"
 
 test-services: $(VENV)/dev.stamp ## Tests that need root
-	@$(BIN)/pytest -m services
+	@$(BIN)/pytest -m services || [ $$? -eq 5 ]  # 5: there are none yet
 
 test-torch27: $(TORCH27)/run.stamp ## The trainer's tests on what Isaac Lab's image has: torch 2.7.0, numpy 1.26
 	@$(TORCH27)/bin/pytest -n 2 -m "not services" tests/trainer
