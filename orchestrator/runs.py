@@ -29,6 +29,7 @@ from orchestrator.records import (
 )
 from orchestrator.references import listed, match_reference
 from orchestrator.states import TERMINAL, RunState, Verdict, judge, may_follow, next_state
+from trainer.run_dir import ExitCode
 
 if TYPE_CHECKING:
     from orchestrator.plan import Plan, PlannedRun
@@ -349,21 +350,22 @@ class RunStore:
         seen = seen or Observation(new)
         # A cancelled run did not fail, whatever its trainer said when it was told to stop.
         failure_class = seen.failure_class if new is RunState.FAILED else None
+        message = seen.message if (new, seen.state) != (RunState.CANCELLED, RunState.FAILED) else _how_it_stopped(seen)
         self._db.execute(
             "UPDATE runs SET state = ?, failure_class = ?, message = ?, updated = ? WHERE run_id = ?",
-            (new, failure_class, seen.message, now, run_id),
+            (new, failure_class, message, now, run_id),
         )
         if new in TERMINAL:
             self._db.execute(
                 "UPDATE attempts SET ended = ?, failure_class = ?, exit_code = ?, message = ? "
                 "WHERE run_id = ? AND number = (SELECT attempt FROM runs WHERE run_id = ?)",
-                (now, failure_class, seen.exit_code, seen.message, run_id, run_id),
+                (now, failure_class, seen.exit_code, message, run_id, run_id),
             )
         self._db.execute(
             "INSERT INTO events (run_id, time, old, new, message) VALUES (?, ?, ?, ?, ?)",
-            (run_id, now, old, new, seen.message),
+            (run_id, now, old, new, message),
         )
-        return Event(run_id, now, old, new, seen.message)
+        return Event(run_id, now, old, new, message)
 
     def _state(self, run_id: str) -> RunState:
         return RunState(self._db.execute("SELECT state FROM runs WHERE run_id = ?", (run_id,)).fetchone()["state"])
@@ -425,6 +427,13 @@ class RunStore:
             yield
         except (sqlite3.Error, OSError) as error:
             raise LongshoreError(f"{self.path}: {error}") from error
+
+
+def _how_it_stopped(seen: Observation) -> str:
+    """What to say of a run that was told to stop: the backend does not know that, and calls it killed or failed."""
+    if seen.exit_code is None:
+        return "ended by force: it did not stop in time"
+    return "after saving a checkpoint" if seen.exit_code == ExitCode.RESUMABLE else f"exit code {seen.exit_code}"
 
 
 def _startable(run: PlannedRun) -> Launch:

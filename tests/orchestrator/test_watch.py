@@ -303,6 +303,7 @@ def test_a_run_that_saves_and_stops_when_told_to_is_cancelled_not_failed(store: 
     eventually((home / "demo-1" / "ready").exists)
     assert stop(store, "demo-1") == [RunState.CANCELLED]
     assert store.get("demo-1").failure_class is None
+    assert store.get("demo-1").message == "after saving a checkpoint"
     assert store.attempts("demo-1")[0].exit_code == 75
 
 
@@ -310,6 +311,7 @@ def test_a_run_that_does_not_listen_is_cancelled_by_force(store: RunStore, home:
     submit(store, single(home, "demo-1", "trap '' TERM\n" + READY + FOREVER))
     eventually((home / "demo-1" / "ready").exists)
     assert stop(store, "demo-1", grace=0.3) == [RunState.CANCELLED]
+    assert "by force" in store.get("demo-1").message
 
 
 def test_a_run_that_succeeds_before_it_can_be_stopped_has_succeeded(store: RunStore, home: Path):
