@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -271,10 +270,10 @@ def test_twenty_submitters_at_once_store_one_complete_copy(repository, tmp_path)
 
 
 def test_the_projects_own_trainer_is_hashed_quickly():
+    """Processor time, git's included: tests share the machine."""
     take_snapshot(trainer_folder())
-    times = []
-    for _ in range(20):
-        start = time.perf_counter()
+    before = os.times()
+    for _ in range(10):
         take_snapshot(trainer_folder())
-        times.append(time.perf_counter() - start)
-    assert min(times) < 0.05  # seconds; `plan` as a whole has 0.6
+    after = os.times()
+    assert sum(after[:4]) - sum(before[:4]) < 10 * 0.05  # seconds; `plan` as a whole has 0.6
