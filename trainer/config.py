@@ -68,7 +68,8 @@ def compose(overrides: Sequence[str], folder: Path = CONF) -> dict[str, Any]:
     known = set(_keys(defaults))
     for override in parsed:
         if override.input_line not in groups:
-            _check_key(override.key_or_group, defaults, known, folder)
+            for key in _named_keys(override):
+                _check_key(key, defaults, known, folder)
     config = _compose(overrides, folder)
     _check_tree(config, defaults, "")
     _check_values(config)
@@ -146,6 +147,14 @@ def _compose(overrides: Sequence[str], folder: Path) -> dict[str, Any]:
     except (HydraException, ValueError) as error:
         raise ConfigError(" ".join(str(error).split())) from None
     return cast("dict[str, Any]", resolved)
+
+
+def _named_keys(override: Override) -> Iterator[str]:
+    """`env={name: Ant}` names env.name beside env."""
+    key, value = override.key_or_group, override.value()
+    yield key
+    if isinstance(value, Mapping):
+        yield from (f"{key}.{name}" for name, _ in _leaves(value))
 
 
 def _check_key(key: str, defaults: Mapping[str, Any], known: set[str], folder: Path) -> None:

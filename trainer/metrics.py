@@ -60,16 +60,14 @@ class MetricsLogger:
 
         None cuts off only a last line that a crash has left unfinished. `elapsed` goes on from the last line kept.
         """
-        kept, elapsed, changed = [], 0.0, False
+        kept, elapsed = 0, 0.0  # bytes, seconds
         for line in self._lines():
             record = _parsed(line)
             if record is None or (step is not None and record["step"] > step):
-                changed = True
-                continue
-            kept.append(line)
+                os.truncate(self._path, kept)  # in place: steps only rise, and a full disk has no room for a copy
+                break
+            kept += len(line)
             elapsed = float(record.get("elapsed") or 0.0)
-        if changed:
-            write_atomically(self._path, "".join(kept))
         self._started = self._clock() - elapsed
         if step is not None and self._tensorboard is not None:
             self._tensorboard.purge_after(step)
@@ -107,10 +105,8 @@ class MetricsLogger:
         if self._wandb is not None:
             self._wandb.close()
 
-    def _lines(self) -> list[str]:
-        if not self._path.exists():
-            return []
-        return self._path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+    def _lines(self) -> list[bytes]:
+        return self._path.read_bytes().splitlines(keepends=True) if self._path.exists() else []
 
 
 class TensorBoard:
@@ -225,9 +221,9 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _parsed(line: str) -> dict[str, Any] | None:
+def _parsed(line: bytes) -> dict[str, Any] | None:
     """The record in a line, or None for one that a crash has cut short."""
-    if not line.endswith("\n"):
+    if not line.endswith(b"\n"):
         return None
     try:
         record = json.loads(line)

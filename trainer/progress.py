@@ -27,16 +27,15 @@ class Reading:
 
 
 def line(reading: Reading) -> str:
-    """`step 200/1000 · 12,800 frames · 950 frames/s · 12.3 steps/s · return 31.2 · ETA 0:01:05`."""
-    parts = [f"step {reading.step}/{reading.total}", *_figures(reading), f"ETA {_eta(reading)}"]
-    return " · ".join(parts)
+    """`step 200/1000 · 12,800 frames · 950 fps · 12.3 steps/s · return 31.2 · ETA 0:01:05`."""
+    return f"step {reading.step}/{reading.total} · {reading.frames:,} frames · {_figures(reading)}"
 
 
-def _figures(reading: Reading) -> list[str]:
-    parts = [f"{reading.frames:,} frames", f"{reading.fps:,.0f} frames/s", f"{reading.steps_per_s:.3g} steps/s"]
+def _figures(reading: Reading) -> str:
+    parts = [f"{reading.fps:,.0f} fps", f"{reading.steps_per_s:.3g} steps/s"]
     if reading.episode_return is not None:
         parts.append(f"return {reading.episode_return:.4g}")
-    return parts
+    return " · ".join([*parts, f"ETA {_eta(reading)}"])
 
 
 def _eta(reading: Reading) -> str:
@@ -64,8 +63,7 @@ class Progress:
                 self._stream.flush()
             else:
                 display, task = bar
-                words = " · ".join([*_figures(reading), f"ETA {_eta(reading)}"])
-                display.update(task, completed=reading.step, total=reading.total, words=words)
+                display.update(task, completed=reading.step, total=reading.total, words=_figures(reading))
 
     def close(self) -> None:
         if self._bar is not None:
@@ -81,7 +79,8 @@ class Progress:
                 from rich.progress import Progress as RichProgress
             except ImportError:  # Isaac's image has none
                 return None
-            columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[words]}"))
+            # As much as fits into 80 characters.
+            columns = (BarColumn(bar_width=10), MofNCompleteColumn(), TextColumn("{task.fields[words]}"))
             display = RichProgress(
                 *columns, console=Console(file=self._stream), auto_refresh=True, refresh_per_second=2
             )
