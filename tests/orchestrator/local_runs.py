@@ -17,6 +17,7 @@ from types import SimpleNamespace
 from orchestrator.backends.base import LaunchRequest
 from orchestrator.backends.local import LocalBackend
 from orchestrator.plan import Plan, PlannedRun
+from orchestrator.processes import read_table, send
 from orchestrator.snapshot import Snapshot, take_snapshot
 
 REPOSITORY = Path(__file__).parents[2]
@@ -136,14 +137,6 @@ def home_of_runs(folder: Path) -> Iterator[Path]:
     try:
         yield home
     finally:
-        for claim in home.glob("*/attempts/*/pid"):
-            leader = int(claim.read_text().split(":")[0])
-            if f"LONGSHORE_RUN_DIR={claim.parents[2]}".encode() in _environment(leader):
-                os.killpg(leader, signal.SIGKILL)
-
-
-def _environment(pid: int) -> bytes:
-    try:
-        return Path(f"/proc/{pid}/environ").read_bytes()
-    except OSError:
-        return b""
+        for entry in read_table(["LONGSHORE_RUN_DIR"]):
+            if entry.environment.get("LONGSHORE_RUN_DIR", "").startswith(f"{home}/"):
+                send(entry, signal.SIGKILL)

@@ -235,7 +235,7 @@ def test_what_outlives_its_script_is_ended_wherever_it_hides_and_nobody_else(run
         run_dir,
         "(trap '' TERM; while :; do sleep 0.05; done) &\n"
         "setsid bash -c 'echo $$ >$LONGSHORE_RUN_DIR/hidden; while :; do sleep 0.05; done' &\n"
-        "env -i setsid --wait true; env -i sleep 1000 &\n"
+        "env -i setsid --wait true; env -i sleep 60 &\n"
         "echo $! >$LONGSHORE_RUN_DIR/bare\n" + FOREVER,
     )
     own = {"LONGSHORE_RUN_ID": run_dir.name, "LONGSHORE_RUN_DIR": str(run_dir), "LONGSHORE_ATTEMPT": "1"}
