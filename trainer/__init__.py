@@ -1,1 +1,1 @@
-"""The Dreamer trainer: runs inside the container or a plain virtual environment, and knows nothing of who launched it."""
+"""The Dreamer trainer: runs inside the container or a plain virtual environment; knows nothing of who launched it."""

@@ -48,10 +48,13 @@ class Collector:
         agent: Read, never written; sampling uses generators of the collector's own.
         seed: Of the actions and the latents.
         device: Where the agent is.
+        reward_scale: Of the rewards in the rows; returns of episodes are as the simulator gives them.
     """
 
-    def __init__(self, simulator: Simulator, agent: DreamerV3, seed: int, device: torch.device) -> None:
-        self._simulator, self._agent, self._device = simulator, agent, device
+    def __init__(
+        self, simulator: Simulator, agent: DreamerV3, seed: int, device: torch.device, reward_scale: float = 1.0
+    ) -> None:
+        self._simulator, self._agent, self._device, self._reward_scale = simulator, agent, device, reward_scale
         self._generator = torch.Generator(device).manual_seed(seed)
         self.reset()
 
@@ -91,7 +94,8 @@ class Collector:
             action = self._act(random, deterministic)
             step = self._simulator.step(action)
             self._observe(action, step.observation, step.is_last)
-            rows.append(Rows(step.observation, action, step.reward, step.is_last, step.is_last, step.is_terminal))
+            reward = self._reward_scale * step.reward
+            rows.append(Rows(step.observation, action, reward, step.is_last, step.is_last, step.is_terminal))
             states.append(self._state)
             ended.append(self._count(step.reward, step.is_last))
             on_step()

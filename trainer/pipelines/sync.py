@@ -83,7 +83,9 @@ class SyncPipeline:
         )
         seed = config.seed * 10  # room for the streams
         self._learner = Learner(self._agent, self._replay, config, seed + LEARNER_STREAM, self._device)
-        self._collector = Collector(self._simulator, self._agent, seed + COLLECTOR_STREAM, self._device)
+        self._collector = Collector(
+            self._simulator, self._agent, seed + COLLECTOR_STREAM, self._device, config.env.reward_scale
+        )
         self._progress = Progress()
         self._saved_at = time.monotonic()
         parameters = sum(parameter.numel() for parameter in self._agent.parameters() if parameter.requires_grad)

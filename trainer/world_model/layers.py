@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from trainer.errors import ConfigError
+
 
 def initialise(weight: Tensor, fan_in: int, scale: float = 1.0) -> None:
     """Truncated normal of variance `scale² / fan_in`, cut at two standard deviations.
@@ -50,7 +52,7 @@ class BlockLinear(nn.Module):
     def __init__(self, inputs: int, outputs: int, blocks: int) -> None:
         super().__init__()
         if inputs % blocks or outputs % blocks:
-            raise ValueError(f"{blocks} blocks do not divide widths {inputs} and {outputs}")
+            raise ConfigError(f"agent.world_model.blocks: {blocks} blocks do not divide widths {inputs} and {outputs}")
         self.blocks = blocks
         self.weight = nn.Parameter(torch.empty(blocks, inputs // blocks, outputs // blocks))
         self.bias = nn.Parameter(torch.zeros(outputs))

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from trainer.errors import ConfigError
 from trainer.world_model.functional import sample_categorical, unimix
 from trainer.world_model.layers import BlockLinear, Dense, Linear, RMSNorm
 
@@ -77,7 +78,7 @@ class BlockGRU(nn.Module):
         blocks = state.deter.view(batch, self.blocks, -1)
         shared = inputs.unsqueeze(1).expand(-1, self.blocks, -1)
         mixed = nn.functional.silu(self.norm(self.mix(torch.cat([blocks, shared], -1).flatten(1))))
-        gates = self.gates(mixed).view(batch, self.blocks, 3, -1).unbind(2)
+        gates = self.gates(mixed).float().view(batch, self.blocks, 3, -1).unbind(2)
         reset, candidate, update = (gate.reshape(batch, width) for gate in gates)
         candidate = torch.tanh(torch.sigmoid(reset) * candidate)
         update = torch.sigmoid(update - 1)
@@ -101,7 +102,7 @@ class GRU(nn.Module):
     def forward(self, state: State, action: Tensor) -> Tensor:
         """Next `deter` `[B, D]`, from a state and an embedded action."""
         inputs = nn.functional.silu(self.norm(self.from_stoch(state.stoch.flatten(-2)) + action))
-        return self.cell(inputs, state.deter)
+        return self.cell(inputs, state.deter.to(inputs.dtype)).float()
 
 
 class RSSM(nn.Module):
@@ -140,7 +141,7 @@ class RSSM(nn.Module):
         elif recurrence == "gru":
             self.core = GRU(deter, hidden, latent, action)
         else:
-            raise ValueError(f"agent.world_model.recurrence is {recurrence!r}; it can be block_gru or gru")
+            raise ConfigError(f"agent.world_model.recurrence: {recurrence!r} is neither block_gru nor gru")
         self.prior_head = nn.Sequential(Dense(deter, hidden), Dense(hidden, hidden), Linear(hidden, latent))
         # One layer over (deter, embedding), its weight in two so that the second half runs outside the recurrence.
         self.posterior_deter = Linear(deter, hidden, bias=False)
