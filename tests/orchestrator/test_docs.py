@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
+import subprocess
+import sys
+from xml.etree import ElementTree
 
 import pytest
 
@@ -77,3 +80,14 @@ def test_every_command_is_described(project):
 def test_every_failure_class_is_described():
     page = (REPOSITORY / "docs" / "run-directory.md").read_text(encoding="utf-8")
     assert set(re.findall(r"^\| `([a-z-]+)`", page, re.MULTILINE)) == set(FailureClass)
+
+
+def test_the_picture_is_drawn_from_the_files_of_a_run(project, tmp_path):
+    [run_id] = project.run("submit", project.job()).stdout.split()
+    project.run("wait", run_id)
+    tool, picture = REPOSITORY / "tools" / "demo_picture.py", tmp_path / "demo.svg"
+    subprocess.run([sys.executable, tool, project.home / run_id, picture], check=True)
+    text = "".join(ElementTree.parse(picture).getroot().itertext()).replace("\xa0", " ")
+    assert "$ make demo" in text
+    assert "step 3" in text
+    assert "46.2 of 50.0" in text
