@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import Problem, SpecError
 from orchestrator.nodes import Entry, MappingNode, Mark, Node, ScalarNode, SequenceNode, join_key, printable, shown
-from orchestrator.yaml12 import parse, read_text
+from orchestrator.yaml12 import parse, read_text, start_of
 
 COMMAND_LINE = "<command line>"  # stands for the file in problems; line 1, columns count within the argument
 
@@ -135,7 +135,7 @@ class Document:
             name = line.strip()
             if name and not name.startswith("#"):
                 column = len(line) - len(line.lstrip()) + 1
-                yield ScalarNode(name, name, Mark(printable(str(path)), number, column))
+                yield ScalarNode(name, name, Mark(start_of(path).file, number, column))
 
     def put(self, path: Sequence[str], entry: Entry) -> None:
         """Set one key, making the mappings that lead there."""
@@ -164,9 +164,10 @@ class Document:
             return None
         mark = Mark(COMMAND_LINE, 1, len(key) + 2)
         node, problems = parse(text, mark)
-        problems = [mark.problem(join_key(key, found.key) if found.key else key, found.message) for found in problems]
+        shown_key = printable(key)
+        problems = [replace(found, key=f"{shown_key}.{found.key}" if found.key else shown_key) for found in problems]
         if node is None and not problems:
-            problems = [mark.problem(printable(key), "has no value; write null for none, '\"\"' for an empty text")]
+            problems = [mark.problem(shown_key, "has no value; write null for none, '\"\"' for an empty text")]
         self.problems += problems
         return None if node is None else (key, Entry(Mark(COMMAND_LINE, 1, 1), node))
 

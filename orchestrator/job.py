@@ -254,10 +254,9 @@ class Sweep(Model):
         for path, values in self._columns():
             if not values:
                 yield path, "is an empty list; write at least one value"
-            for index, value in enumerate(values):
-                if any(same(value, earlier) for earlier in values[:index]) and path[0] != "zip":
-                    yield (*path, index), f"{shown(value)} stands twice; each run is started once"
-                    break
+            twice = None if path[0] == "zip" else _first_repeated(values)
+            if twice is not None:
+                yield (*path, twice), f"{shown(values[twice])} stands twice; each run is started once"
         lengths = {len(values) for values in self.zipped.values()}
         if len(lengths) > 1:
             yield ("zip",), f"its lists have {' and '.join(map(str, sorted(lengths)))} values; write as many in each"
@@ -282,11 +281,13 @@ class Sweep(Model):
                 yield (key,), f"stands in {'list' if key in listed else 'zip'} too; vary a key in one place"
 
     def _exclusion_problems(self) -> Iterator[tuple[Path, str]]:
-        rows = self._rows()
+        if not self.exclude:
+            return
+        rows = [_identities(row) for row in self._rows()]
         for index, excluded in enumerate(self.exclude):
-            if not any(_matches(row, excluded) for row in rows):
+            if not any(_identities(excluded).items() <= row.items() for row in rows):
                 yield ("exclude", index), "matches no run; write KEY: VALUE pairs as they stand in the sweep"
-        if self.exclude and not self.combinations():
+        if not self.combinations():
             yield ("exclude",), "leaves no run"
 
     def _rows(self) -> list[dict[str, TrainValue]]:
@@ -302,16 +303,22 @@ class Sweep(Model):
 
     def combinations(self) -> list[dict[str, TrainValue]]:
         """What differs in each run, in the order of the runs."""
-        return [row for row in self._rows() if not any(_matches(row, excluded) for excluded in self.exclude)]
+        excluded = [_identities(row).items() for row in self.exclude]
+        return [row for row in self._rows() if not any(items <= _identities(row).items() for items in excluded)]
 
 
-def same(one: TrainValue, other: TrainValue) -> bool:
-    """Whether two values are the same to the trainer: 1, 1.0, true and '1' are four."""
-    return repr(one) == repr(other)
+def _identities(row: Mapping[str, TrainValue]) -> dict[str, str]:
+    """Values by what tells them apart: 1, 1.0, true and '1' are four, though Python calls three of them equal."""
+    return {key: repr(value) for key, value in row.items()}
 
 
-def _matches(row: Mapping[str, TrainValue], excluded: Mapping[str, TrainValue]) -> bool:
-    return all(key in row and same(row[key], value) for key, value in excluded.items())
+def _first_repeated(values: Values) -> int | None:
+    seen: set[str] = set()
+    for index, value in enumerate(values):
+        if repr(value) in seen:
+            return index
+        seen.add(repr(value))
+    return None
 
 
 @dataclass(frozen=True, eq=False)

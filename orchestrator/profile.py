@@ -13,10 +13,10 @@ from orchestrator.document import plain
 from orchestrator.errors import Problem, SpecError
 from orchestrator.fields import Name, Partition, PathText, Variable, VariableValue
 from orchestrator.job import Model, Mount
-from orchestrator.nodes import Entry, MappingNode, Mark, Node, ScalarNode, join_key, printable, shown
+from orchestrator.nodes import Entry, MappingNode, Node, ScalarNode, join_key, printable, shown
 from orchestrator.problems import to_problems, unknown_key
 from orchestrator.tasks import nearest
-from orchestrator.yaml12 import parse_file
+from orchestrator.yaml12 import parse_file, start_of
 
 BACKENDS = ("steve", "slurm", "docker", "local")
 
@@ -65,14 +65,14 @@ def load_profile(name: str, backend: str, paths: Sequence[Path]) -> Profile:
         return Profile(name=name)
     near = nearest(name, sections)
     known = f"did you mean '{near}'?" if near else f"there are {', '.join(sorted({*sections, 'default'}))}"
-    place = Mark(printable(str(paths[0])) if paths else "profiles.yaml", 1, 1)
+    place = start_of(paths[0] if paths else Path("profiles.yaml"))
     raise SpecError([place.problem(printable(name), f"there is no such profile; {known}")])
 
 
 def _read(path: Path) -> MappingNode:
     root, problems = parse_file(path)
     if root is None and not problems:
-        return MappingNode({}, Mark(printable(str(path)), 1, 1))  # all commented out
+        return MappingNode({}, start_of(path))  # all commented out
     if root is not None and not isinstance(root, MappingNode):
         problems.append(root.mark.problem("", "is no profile file; write NAME: {SETTING: VALUE}"))
     if problems or not isinstance(root, MappingNode):

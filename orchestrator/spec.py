@@ -12,12 +12,12 @@ from pydantic import ValidationError
 from orchestrator.document import COMMAND_LINE, Document, Setting, plain, settings
 from orchestrator.errors import Problem, SpecError
 from orchestrator.job import JobSpec, Mount, Origin, Resources, Retry, Setup, Sweep, Watchdog
-from orchestrator.nodes import Entry, MappingNode, Mark, Node, ScalarNode, SequenceNode, join_key, printable
+from orchestrator.nodes import Entry, MappingNode, Mark, Node, ScalarNode, SequenceNode, join_key
 from orchestrator.overrides import key_error, override_words
 from orchestrator.problems import to_problems
 from orchestrator.tasks import simulator_of, task_error
 from orchestrator.train_keys import TrainKeys, known_keys
-from orchestrator.yaml12 import dump, parse_file
+from orchestrator.yaml12 import dump, parse_file, start_of
 
 __all__ = [
     "JobSpec",
@@ -84,7 +84,7 @@ def load_job(
 
 def _read(path: Path) -> tuple[MappingNode, list[Problem]]:
     root, problems = parse_file(path)
-    start = Mark(printable(str(path), 4096), 1, 1)
+    start = start_of(path)
     if root is None and not problems:
         problems = [start.problem("", "is empty; a job file holds at least name and backend")]
     elif root is not None and not isinstance(root, MappingNode):

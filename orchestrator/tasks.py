@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
+
+from orchestrator.nodes import shown
 
 TASKS_FILE = Path(__file__).with_name("tasks.json")  # written by tools/list_tasks.py
 
@@ -62,6 +63,8 @@ def simulator_of(task: str) -> str | None:
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
     """The one of `known` that `word` was probably meant to be, or None."""
+    import difflib  # only wrong input needs it
+
     by_lower = {candidate.lower(): candidate for candidate in known}
     matches = difflib.get_close_matches(word.lower()[:200], by_lower, n=1, cutoff=0.6)
     return by_lower[matches[0]] if matches else None
@@ -74,7 +77,9 @@ def task_error(task: str, simulator: str) -> str | None:
         return None
     others = [name for name, other in simulators().items() if task in other.tasks]
     if others:
-        return f"'{task}' is a task of {others[0]}; set env.backend={others[0]}"
+        return f"{shown(task)} is a task of {others[0]}; set env.backend={others[0]}"
     near = nearest(task, known.tasks)
-    hint = f"did you mean '{near}'?" if near else f"it knows {', '.join(list(known.tasks)[:3])} and others"
-    return f"{simulator} {known.version} has no task '{task}'; {hint} Tasks of your own are installed by setup.code"
+    hint = f"did you mean '{near}'?" if near else f"it knows {', '.join(list(known.tasks)[:3])} and others."
+    return (
+        f"{simulator} {known.version} has no task {shown(task)}; {hint} Tasks of your own are installed by setup.code"
+    )

@@ -101,13 +101,18 @@ def _finite(text: str) -> float:
     return value
 
 
+def start_of(path: Path) -> Mark:
+    """The first place of a file."""
+    return Mark(printable(str(path), 4096), 1, 1)
+
+
 def read_text(path: Path) -> str:
     """The text of a YAML file.
 
     Raises:
         SpecError: It is missing, unreadable, too large, or no UTF-8 text.
     """
-    start = Mark(printable(str(path), 4096), 1, 1)
+    start = start_of(path)
     try:
         with path.open("rb") as file:
             raw = file.read(LARGEST_FILE + 1)
@@ -134,7 +139,7 @@ def parse_file(path: Path) -> tuple[Node | None, list[Problem]]:
     Raises:
         SpecError: The file cannot be read as text.
     """
-    return parse(read_text(path), Mark(printable(str(path), 4096), 1, 1))
+    return parse(read_text(path), start_of(path))
 
 
 def parse(text: str, start: Mark) -> tuple[Node | None, list[Problem]]:
@@ -366,14 +371,23 @@ class _Dumper(yaml.SafeDumper):
     def resolve(self, kind: type[yaml.Node], value: Any, implicit: Any) -> str:
         if kind is not yaml.ScalarNode or not implicit[0]:
             return str(super().resolve(kind, value, implicit))  # type: ignore[no-untyped-call]
+        if value == "<<":
+            return f"{_TAG}merge"
         try:
             plain = resolve(value)
         except OutOfRangeError:
             return f"{_TAG}int"
         return next((tag for tag, kind in _SCALAR_TAGS.items() if type(plain) is kind), f"{_TAG}str")
 
+    def represent_str(self, text: str) -> yaml.ScalarNode:
+        # PyYAML writes characters like U+0085 as they are where YAML reads them as the end of a line.
+        return self.represent_scalar(f"{_TAG}str", text, style=None if text.isprintable() else '"')
+
     def ignore_aliases(self, data: Any) -> bool:
         return True
+
+
+_Dumper.add_representer(str, _Dumper.represent_str)
 
 
 def dump(data: Mapping[str, Any] | Sequence[Any]) -> str:
