@@ -27,9 +27,9 @@ class Rows(NamedTuple):
     is_last: Tensor  # bool [T, N]
     is_terminal: Tensor  # bool [T, N]
 
-    def window(self, start: int, stop: int | None = None) -> Rows:
-        """Rows `start` to `stop`."""
-        return Rows(*(field[start:stop] for field in self))
+    def window(self, start: int) -> Rows:
+        """Rows `start` and later."""
+        return Rows(*(field[start:] for field in self))
 
 
 class Sequences(NamedTuple):

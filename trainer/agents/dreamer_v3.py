@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from trainer.agents.actor_critic import Actor, Critic, actor_loss, critic_loss, update_slowly
 from trainer.agents.returns import ReturnScale, lambda_returns
 from trainer.config import Config
-from trainer.replay import Sequences
+from trainer.replay import Rows, Sequences
 from trainer.world_model.model import WorldModel, world_model_losses
-from trainer.world_model.rssm import Rollout, State, bound_action
+from trainer.world_model.rssm import State, bound_action
 
 
 class Noise(NamedTuple):
@@ -26,8 +26,8 @@ class Noise(NamedTuple):
 
     departure: Tensor  # [T, B, S], uniform in [0, 1)
     arrival: Tensor  # [T, B, S], uniform in [0, 1)
-    imagined: Tensor  # [H, T * B, S], uniform in [0, 1)
-    action: Tensor  # [H, T * B, A], standard normal
+    imagined: Tensor  # [H, K * B, S], uniform in [0, 1), K as in `imagination_last`
+    action: Tensor  # [H, K * B, A], standard normal
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class DreamerV3(nn.Module):
     def draw_noise(self, length: int, batch: int, generator: torch.Generator) -> Noise:
         """Randomness of one loss over `length` rows of `batch` sequences; the generator decides the device."""
         horizon, latents = self.config.behaviour.imagination_horizon, self.config.world_model.stochastic
-        states, device = length * batch, generator.device
+        states, device = self._imagined(length) * batch, generator.device
         return Noise(
             torch.rand(length, batch, latents, generator=generator, device=device),
             torch.rand(length, batch, latents, generator=generator, device=device),
@@ -125,7 +125,9 @@ class DreamerV3(nn.Module):
             discount=self.discount,
             free_nats=self.config.free_nats,
         )
-        imagination = self.imagine(rollout.departure, noise)
+        first = len(rows.reward) - self._imagined(len(rows.reward))
+        start = rollout.departure.window(first)
+        imagination = self.imagine(start, noise)
         with torch.no_grad():
             value = self.critic.value(imagination.features)
             returns = lambda_returns(imagination.reward, imagination.discount, value, lam=self.config.behaviour.lambda_)
@@ -138,7 +140,7 @@ class DreamerV3(nn.Module):
             self.config.behaviour.entropy_scale,
         )
         critic = self._critic_loss(imagination.features[:-1], returns, imagination.weight[:-1])
-        replay_critic = self._replay_critic_loss(rollout, sequences, returns[0])
+        replay_critic = self._replay_critic_loss(start, rollout.arrival.window(first), rows.window(first), returns[0])
 
         share = self.config.loss_scale
         total = (
@@ -198,25 +200,27 @@ class DreamerV3(nn.Module):
         scale = self.config.behaviour.slow_critic.scale
         return critic_loss(self.critic(features), returns, slow_value, weight, self.critic.bins, scale)
 
-    def _replay_critic_loss(self, rollout: Rollout, sequences: Sequences, imagined_return: Tensor) -> Tensor:
+    def _replay_critic_loss(self, departure: State, arrival: State, rows: Rows, imagined_return: Tensor) -> Tensor:
         """The critic on replayed rows: rewards as they came, imagined returns as the bootstrap.
 
         Where a row ended an episode by truncation, the bootstrap is the value of its arrival; its departure belongs to
         the next episode. Source: danijar/dreamerv3, dreamerv3/agent.py::repl_loss.
 
         Args:
-            rollout: Of rows `[T, B]`.
-            sequences: The same rows behind one of context.
-            imagined_return: λ-returns imagined from each departure, `[T * B]`.
+            departure: Of the rows that imagination started from, `[K, B, …]`.
+            arrival: Of the same rows.
+            rows: Those rows.
+            imagined_return: λ-returns imagined from each departure, `[K * B]`.
         """
-        rows = sequences.rows.window(1)
         with torch.no_grad():
-            arrival_value = self.critic.value(rollout.arrival.features())
+            arrival_value = self.critic.value(arrival.features())
             bootstrap = torch.where(rows.is_last, arrival_value, imagined_return.view_as(arrival_value))
             discount = self.discount * (~rows.is_terminal).float()
-            returns = lambda_returns(
-                rows.reward, discount, bootstrap, rows.is_last, self.config.behaviour.lambda_
-            )  # [T - 1, B]
+            returns = lambda_returns(rows.reward, discount, bootstrap, rows.is_last, self.config.behaviour.lambda_)
         # What follows a row is unknown where the next one begins the run anew.
         followed = (rows.is_last | ~rows.is_first)[1:].float()
-        return self._critic_loss(rollout.departure.features()[:-1], returns, followed)
+        return self._critic_loss(departure.features()[:-1], returns, followed)
+
+    def _imagined(self, length: int) -> int:
+        """Rows of a sequence that imagination starts from."""
+        return min(self.config.behaviour.imagination_last or length, length)

@@ -27,6 +27,10 @@ class State(NamedTuple):
     deter: Tensor
     stoch: Tensor
 
+    def window(self, start: int) -> State:
+        """Steps `start` and later, of states `[T, …]`."""
+        return State(*(field[start:] for field in self))
+
     def features(self) -> Tensor:
         """What heads read: `[..., D + S * C]`."""
         return torch.cat([self.deter, self.stoch.flatten(-2)], -1)
