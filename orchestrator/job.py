@@ -59,10 +59,10 @@ Retryable: TypeAlias = Literal[
 
 LARGEST_SWEEP = 10_000  # runs
 
-Path: TypeAlias = tuple[str | int, ...]  # from a model to a value in it
+KeyPath: TypeAlias = tuple[str | int, ...]  # from a model to a value in it
 
 
-def wrong(problems: Sequence[tuple[Path, str]]) -> PydanticCustomError:
+def wrong(problems: Sequence[tuple[KeyPath, str]]) -> PydanticCustomError:
     """The error of a check that spans several keys: what is wrong, and where, seen from the model that raises it."""
     return PydanticCustomError("wrong", "{text}", {"text": problems[0][1], "problems": list(problems)})
 
@@ -248,7 +248,7 @@ class Sweep(Model):
             raise wrong(problems)
         return self
 
-    def _problems(self) -> Iterator[tuple[Path, str]]:
+    def _problems(self) -> Iterator[tuple[KeyPath, str]]:
         if not (self.axes or self.zipped or self.listed):
             yield (), "varies nothing; write KEY: [VALUE, …] with a trainer override as key"
         for path, values in self._columns():
@@ -265,13 +265,13 @@ class Sweep(Model):
         if runs > LARGEST_SWEEP:
             yield (), f"makes {runs:,} runs; {LARGEST_SWEEP:,} are accepted"
 
-    def _columns(self) -> Iterator[tuple[Path, Values]]:
+    def _columns(self) -> Iterator[tuple[KeyPath, Values]]:
         for key, values in self.axes.items():
             yield (key,), values
         for key, values in self.zipped.items():
             yield ("zip", key), values
 
-    def _shared_keys(self) -> Iterator[tuple[Path, str]]:
+    def _shared_keys(self) -> Iterator[tuple[KeyPath, str]]:
         listed = {key for row in self.listed for key in row}
         for key in self.zipped:
             if key in listed:
@@ -280,7 +280,7 @@ class Sweep(Model):
             if key in listed or key in self.zipped:
                 yield (key,), f"stands in {'list' if key in listed else 'zip'} too; vary a key in one place"
 
-    def _exclusion_problems(self) -> Iterator[tuple[Path, str]]:
+    def _exclusion_problems(self) -> Iterator[tuple[KeyPath, str]]:
         if not self.exclude:
             return
         rows = [_identities(row) for row in self._rows()]
@@ -364,7 +364,7 @@ class JobSpec(Model):
             raise wrong(problems)
         return self
 
-    def _problems(self) -> Iterator[tuple[Path, str]]:
+    def _problems(self) -> Iterator[tuple[KeyPath, str]]:
         if self.image is None and self.backend != "local":
             yield ("image",), f"is missing; {self.backend} needs one with its tag, like {IMAGE_EXAMPLE}"
         for index, name in enumerate(self.secrets):
