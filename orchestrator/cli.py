@@ -5,6 +5,7 @@ What a command needs is imported inside it: `--help` must not wait for pydantic,
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
@@ -200,9 +201,11 @@ def logs(
     if follow:
         with Screen(1, sys.stdout, sys.stderr) as screen:
             follow_runs(observer(store, [record.run_id]), screen, attempt=attempt)
-    else:
+    elif attempts:
         for line in LogTail(record.run_dir, attempt).read(final=True):
             sys.stdout.write(line)
+    else:
+        say(f"{record.run_id}: {record.state}, nothing written yet")
     return 0
 
 
@@ -212,12 +215,15 @@ def wait(
     timeout: Annotated[str | None, typer.Option(metavar="TIME", help="Give up after this long: 30m, 2:00:00.")] = None,
 ) -> int:
     """Wait until the runs have ended; 0 when all of them succeeded."""
+    from orchestrator.follow import state_line
     from orchestrator.watch import wait as wait_for
 
     limit = None if timeout is None else _seconds("--timeout", timeout)
     store = existing_store(refs[0])
     ended = wait_for(store, load_backend, [record.run_id for record in resolve(store, refs)], timeout=limit)
-    return _report_ends(ended)
+    for record in ended:
+        say(state_line(record))
+    return _show_figures(ended)
 
 
 @app.command()
@@ -237,7 +243,7 @@ def cancel(
     going = [record for record in records if record.state not in TERMINAL]
     for record in records:
         if record not in going:
-            say(f"{record.run_id}: has {record.state} already")
+            say(f"{record.run_id}: already {record.state}")
     if len(going) > 1 and not yes and not agrees(f"Cancel {len(going)} runs?"):
         raise LongshoreError("nothing cancelled")
     for record in end(store, load_backend, going, limit):
@@ -296,23 +302,20 @@ def _follow(store: RunStore, run_ids: Sequence[str], going: Sequence[str]) -> in
         else:
             say(f"detached: the run goes on; `logs -f {going[-1]}` shows it, `cancel {going[-1]}` ends it")
         return INTERRUPTED
-    return _report_ends(resolve(store, run_ids))
+    return _show_figures(resolve(store, run_ids))
 
 
-def _report_ends(records: Sequence[RunRecord]) -> int:
-    """Summaries of the runs that succeeded on stdout, what became of the others on stderr; 1 where there are others."""
-    from orchestrator.follow import state_line
+def _show_figures(records: Sequence[RunRecord]) -> int:
+    """Print what training gave where runs have succeeded; 1 where one has not."""
     from orchestrator.states import RunState
     from orchestrator.tables import show, summary_table
     from trainer.run_dir import RunDir
 
-    failed = [record for record in records if record.state is not RunState.SUCCEEDED]
-    summaries = {r.run_id: RunDir(r.run_dir).read_summary() for r in records if r not in failed}
+    succeeded = [record for record in records if record.state is RunState.SUCCEEDED]
+    summaries = {record.run_id: RunDir(record.run_dir).read_summary() for record in succeeded}
     if known := {run_id: summary for run_id, summary in summaries.items() if summary is not None}:
         show(summary_table(known))
-    for record in failed:
-        say(state_line(record))
-    return 1 if failed else 0
+    return 0 if len(succeeded) == len(records) else 1
 
 
 def _show_runs(records: Sequence[RunRecord], as_json: bool) -> None:
@@ -339,6 +342,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: Arguments without the program's name; by default those of the process.
     """
+    gc.set_threshold(100_000)  # starting up allocates much and frees nothing: looking for cycles costs a tenth of it
     arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]
     try:
         code = int(app(args=arguments, prog_name=Path(sys.argv[0]).name, standalone_mode=False) or 0)

@@ -75,10 +75,10 @@ def _pydantic_plugins_off() -> Iterator[None]:
 def plan_of(job: JobSpec) -> Plan:
     """The plan for a new run of `job`: clock, randomness, environment and file system enter here."""
     from orchestrator.assets import trainer_folder
-    from orchestrator.plan import make_plan, new_run_id
     from orchestrator.snapshot import take_snapshot
 
     with _pydantic_plugins_off():
+        from orchestrator.plan import make_plan, new_run_id
         from orchestrator.profile import load_profile
 
     profile = load_profile(job.profile, job.backend, profile_files())

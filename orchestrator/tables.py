@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from shlex import quote
 from typing import TYPE_CHECKING, Any, TextIO
 
+from orchestrator.nodes import printable
 from orchestrator.states import RunState
 from trainer.run_dir import RunDir, Status
 
@@ -82,7 +83,7 @@ def plan_text(plan: Plan) -> str:
         ("backend", f"{plan.backend}, profile {plan.profile}"),
         ("image", first.job.image or ""),
         ("code", code_text(plan.snapshot)),
-        ("train", " ".join(train)),
+        ("train", printable(" ".join(train), WIDE)),
         ("secrets", " ".join(first.job.secrets)),
         ("folder", str(plan.home if plan.is_sweep else first.run_dir)),
         ("files", " ".join(sorted(first.files))),
@@ -106,7 +107,7 @@ def code_text(snapshot: Snapshot) -> str:
 
 def differences(differs: Mapping[str, Any]) -> str:
     """What sets a run of a sweep apart."""
-    return " ".join(f"{key}={value}" for key, value in differs.items())
+    return printable(" ".join(f"{key}={value}" for key, value in differs.items()), WIDE)
 
 
 def heartbeat(record: RunRecord) -> Status | None:
