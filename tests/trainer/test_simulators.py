@@ -1,0 +1,105 @@
+"""Simulators behind their one interface: the debug one, and mjlab's real physics on the CPU."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import pytest
+import torch
+
+from tests.trainer.agents import debug_config
+from trainer.config import Config
+from trainer.errors import ConfigError
+from trainer.simulators import make_simulator
+from trainer.simulators.base import Simulator
+from trainer.simulators.debug import ARENA, EPISODE_STEPS
+
+CPU = torch.device("cpu")
+mjlab = pytest.mark.skipif(importlib.util.find_spec("mjlab") is None, reason="mjlab is not installed")
+
+
+def env(**changes: object) -> Config:
+    return Config(**{**vars(debug_config().env), **changes})
+
+
+@pytest.fixture(scope="module")
+def cartpole() -> Simulator:
+    pytest.importorskip("mjlab")
+    config = env(backend="mjlab", name="Mjlab-Cartpole-Balance", observation_key="actor", num_envs=3)
+    simulator = make_simulator(config, 0, CPU)
+    yield simulator
+    simulator.close()
+
+
+def test_the_debug_simulator_terminates_outside_its_arena_and_truncates_in_time():
+    simulator = make_simulator(env(), 0, CPU)
+    position = simulator.reset()[:, :2]
+    outwards = position / position.abs().amax(-1, keepdim=True)
+    for steps in range(1, EPISODE_STEPS + 1):
+        step, count = simulator.step(outwards), steps
+        ended = step.is_last
+        if ended.any():
+            break
+    assert step.is_terminal[ended].all()
+    assert count < EPISODE_STEPS
+    assert step.reward[ended].max() < torch.exp(torch.tensor(-ARENA))
+    simulator.reset()
+    flags = [simulator.step(torch.zeros(4, 2)) for _ in range(EPISODE_STEPS)]
+    assert not any(step.is_last.any() for step in flags[:-1])
+    assert flags[-1].is_last.all()
+    assert not flags[-1].is_terminal.any()
+
+
+def test_the_debug_simulators_state_can_be_saved_and_loaded():
+    one, two = (make_simulator(env(), seed, CPU) for seed in (0, 1))
+    one.reset()
+    one.step(torch.ones(4, 2))
+    observation = two.load_state_dict(one.state_dict())
+    for _ in range(2 * EPISODE_STEPS):
+        ours, theirs = one.step(torch.ones(4, 2) / 3), two.step(torch.ones(4, 2) / 3)
+        assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+    assert observation.shape == (4, 3)
+
+
+@mjlab
+def test_mjlab_gives_rows_of_the_interfaces_shapes(cartpole: Simulator):
+    assert (cartpole.environments, cartpole.observation, cartpole.action) == (3, 5, 1)
+    assert cartpole.max_return == 50
+    assert cartpole.reset().shape == (3, 5)
+    step = cartpole.step(torch.zeros(3, 1))
+    assert [tuple(field.shape) for field in step] == [(3, 5), (3,), (3,), (3,)]
+    assert [field.dtype for field in step] == [torch.float32, torch.float32, torch.bool, torch.bool]
+    assert 0 < step.reward.min() <= step.reward.max() <= 0.05
+
+
+@mjlab
+def test_mjlab_resets_itself_and_shows_the_new_episodes_observation(cartpole: Simulator):
+    """Never the NaN that TorchRL puts where the last observation was, and the last reward is there."""
+    cartpole.reset()
+    for _ in range(40):
+        before = cartpole.step(torch.ones(3, 1))
+    assert before.observation[:, 1].max() < 0.999, "the pole has moved"
+    cartpole._env._env.episode_length_buf[1] = 999
+    step = cartpole.step(torch.ones(3, 1))
+    assert step.is_last.tolist() == [False, True, False]
+    assert not step.is_terminal.any()
+    assert torch.isfinite(step.observation).all()
+    assert step.observation[1, 1] > 0.999, "upright again"
+    assert step.observation[0, 1] == pytest.approx(before.observation[0, 1].item(), abs=0.5)
+    assert (step.reward > 0).all()
+
+
+@mjlab
+def test_mjlab_observations_are_the_callers_own(cartpole: Simulator):
+    first = cartpole.reset()
+    kept = first.clone()
+    cartpole.step(torch.ones(3, 1))
+    assert torch.equal(first, kept)
+
+
+@mjlab
+def test_unknown_tasks_and_observation_groups_name_what_there_is(cartpole: Simulator):
+    with pytest.raises(ConfigError, match=r"no task 'Mjlab-Cartpole'.*Mjlab-Cartpole-Balance"):
+        make_simulator(env(backend="mjlab", name="Mjlab-Cartpole"), 0, CPU)
+    with pytest.raises(ConfigError, match=r"observation_key.*actor.*policy"):
+        make_simulator(env(backend="mjlab", name="Mjlab-Cartpole-Balance", observation_key="policy"), 0, CPU)
