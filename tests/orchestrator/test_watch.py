@@ -111,6 +111,7 @@ def test_a_run_outlives_the_kill_of_whoever_submitted_and_follows_it(store: RunS
     eventually(lambda: starts_or_zero(home / "demo-1") == 1)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
+    refresh(store, backend_for)  # writes the start down where the kill came before that
     refresh(store, backend_for)
     assert store.get("demo-1").state is RunState.RUNNING
     (home / "demo-1" / "go").touch()
