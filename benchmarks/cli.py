@@ -106,7 +106,11 @@ def write(figures: Sequence[Figure]) -> None:
     model = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), "")
     result = {
         "date": datetime.now(UTC).date().isoformat(),
-        "machine": {"cores": os.cpu_count(), "cpu": model.partition(": ")[2], "system": platform.platform()},
+        "machine": {
+            "cores": os.cpu_count(),
+            "cpu": model.partition(": ")[2],
+            "system": platform.freedesktop_os_release()["PRETTY_NAME"],
+        },
         "versions": {
             "python": platform.python_version(),
             **{name: version(name) for name in ("jinja2", "pydantic", "typer")},
