@@ -1,8 +1,8 @@
 # `make demo` and `make test` need git, make and Python 3.11 or newer with venv; they set up all else under .venv.
 #
 #   PYTHON=python3.12    another interpreter
-#   TORCH_INDEX=URL      a package index to look for torch on as well; PyTorch's own has small builds without CUDA:
-#                        https://download.pytorch.org/whl/cpu
+#   TORCH_INDEX=URL      a package index to look for torch on as well: PyTorch's index of CPU builds spares some
+#                        gigabytes of CUDA libraries; its address stands in PyTorch's installation guide
 
 PYTHON ?= python3
 TORCH_INDEX ?=
