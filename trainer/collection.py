@@ -160,9 +160,11 @@ def evaluate(
     episodes: int,
     seed: int,
     device: torch.device,
+    *,
+    random: bool = False,
     on_step: Callable[[], None] = lambda: None,
 ) -> list[float]:
-    """Returns of deterministic episodes, at least as many as asked for.
+    """Returns of episodes under the deterministic policy, at least as many as asked for.
 
     Episodes start together and only the first of each environment counts: taking the first that end would prefer the
     short ones.
@@ -173,6 +175,7 @@ def evaluate(
         episodes: How many; as many rounds of all environments as that takes.
         seed: Of the latents.
         device: Where the agent is.
+        random: Uniformly random actions instead, as something to compare with.
         on_step: Called between steps; may raise to give up.
     """
     collector = Collector(simulator, agent, seed, device)
@@ -182,7 +185,7 @@ def evaluate(
             collector.reset()
         first = torch.full((simulator.environments,), torch.nan, device=device)
         while first.isnan().any():
-            ended = collector.collect(1, deterministic=True, on_step=on_step).ended
+            ended = collector.collect(1, random=random, deterministic=True, on_step=on_step).ended
             first = torch.where(ended.is_last[0] & first.isnan(), ended.total[0], first)
         returns += first.tolist()
     return returns

@@ -111,16 +111,24 @@ class SyncPipeline:
         metrics = MetricsLogger(self._context.run_dir, self._context.config, self._context.attempt)
         try:
             metrics.truncate(self._learner.step)
+            if self._progress.frames == 0 and self._config.eval.episodes:
+                self._progress.random_return = self._evaluate(random=True)
+                self._collector.reset()
             self._train(metrics)
-            self._summarise(self._evaluate())
+            trained_return = None
+            if self._config.eval.episodes:
+                self._save()  # a stop from here on costs the evaluation alone
+                trained_return = self._evaluate(random=False)
+            self._summarise(trained_return)
         finally:
             metrics.close()
             self._simulator.close()
 
     def _train(self, metrics: MetricsLogger) -> None:
         config, learner, progress = self._config, self._learner, self._progress
+        started = time.monotonic() - progress.seconds
         self._prefill()
-        started, mark = time.monotonic() - progress.seconds, _Mark(time.monotonic(), learner.step, progress.frames)
+        mark = _Mark(time.monotonic(), learner.step, progress.frames)
         batches = config.optimization.optim_steps_per_batch
         while learner.step < config.optimization.total_optim_steps:
             progress.seconds = time.monotonic() - started
@@ -144,10 +152,6 @@ class SyncPipeline:
             self._save_if_due()
         while self._replay.frames < self._config.collector.init_random_frames:
             self._collect(random=False)  # resumed without the replay
-        if self._learner.step == 0:
-            returns = self._progress.returns
-            self._progress.random_return = sum(returns) / len(returns) if returns else None
-            self._progress.pop_episodes()
 
     def _collect(self, *, random: bool) -> None:
         environments = self._config.env.num_envs
@@ -157,20 +161,17 @@ class SyncPipeline:
         self._replay.extend(chunk.rows, chunk.states)
         self._progress.count(chunk.ended, steps * environments)
 
-    def _evaluate(self) -> float | None:
-        """Mean return of deterministic episodes."""
-        episodes = self._config.eval.episodes
-        if not episodes:
-            return None
+    def _evaluate(self, *, random: bool) -> float:
+        """Mean return of episodes under the deterministic policy, or under random actions."""
 
         def on_step() -> None:
             self._beat(Phase.EVALUATING)
             if self._context.should_stop:
                 raise Stopped
 
-        self._save()  # a stop from here on costs the evaluation alone
         seed = self._config.seed * 10 + EVALUATION_STREAM
-        returns = evaluate(self._simulator, self._agent, episodes, seed, self._device, on_step)
+        episodes = self._config.eval.episodes
+        returns = evaluate(self._simulator, self._agent, episodes, seed, self._device, random=random, on_step=on_step)
         return sum(returns) / len(returns)
 
     def _summarise(self, trained_return: float | None) -> None:

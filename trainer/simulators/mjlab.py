@@ -33,6 +33,7 @@ class MjlabSimulator:
 
     def __init__(self, config: Config, seed: int, device: torch.device) -> None:
         os.environ.setdefault("MUJOCO_GL", "disable")  # nothing is rendered; GL libraries need not be there
+        os.environ.setdefault("MJLAB_WARP_QUIET", "1")  # no line for each of a hundred kernels
         from torchrl.envs.libs.mjlab import MJLabEnv
 
         tasks = MJLabEnv.available_envs
