@@ -230,7 +230,7 @@ def wait(
 def cancel(
     refs: RunRefs,
     yes: Yes = False,
-    grace: Annotated[str, typer.Option(metavar="TIME", help="Time to save a checkpoint before the end.")] = "30s",
+    grace: Annotated[str, typer.Option(metavar="TIME", help="Time to save a checkpoint before the end.")] = "2m",
 ) -> int:
     """Stop runs: they save a checkpoint and end."""
     from orchestrator.states import TERMINAL

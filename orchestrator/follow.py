@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from orchestrator.runs import RunRecord
 
-GRACE = timedelta(seconds=30)  # for a checkpoint, after Ctrl-C and `c`
+GRACE = timedelta(minutes=2)  # for a checkpoint, after Ctrl-C and `c`; more than the 90 s that the script itself waits
 INTERVAL = 0.5  # seconds between two looks at a run; a local look costs a few file reads
 
 
