@@ -1,4 +1,4 @@
-"""Acting: the agent's recurrent policy in a simulator, giving rows for the replay and the returns of episodes."""
+"""Collecting: an agent's policy in a simulator, giving rows for the replay and the returns of episodes."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from trainer.agents.dreamer_v3 import DreamerV3
+from trainer.agents.base import Agent
+from trainer.policy import Policy
 from trainer.replay import Rows
 from trainer.simulators.base import Simulator
-from trainer.world_model.rssm import State
+from trainer.world_model.rssm import State, stacked
 
 
 class Ended(NamedTuple):
@@ -30,14 +31,26 @@ class Ended(NamedTuple):
         """Lengths of the same episodes, in steps."""
         return self.length[self.is_last].tolist()
 
+    def split(self, number: int) -> tuple[Ended, Ended]:
+        """Those of the first `number` environments, and those of the others."""
+        return Ended(*(field[:, :number] for field in self)), Ended(*(field[:, number:] for field in self))
+
 
 @dataclass(frozen=True)
 class Chunk:
-    """What one call of `Collector.collect` gave: rows `[T, N, …]`, the latents behind them, the episodes that ended."""
+    """What one call of `Collector.collect` gave.
+
+    Attributes:
+        rows: Of the exploring environments, `[T, N - M, …]`, for the replay.
+        states: The latents behind them.
+        ended: Their episodes.
+        evaluated: Episodes of the M environments that act without noise.
+    """
 
     rows: Rows
     states: State
     ended: Ended
+    evaluated: Ended
 
 
 class Collector:
@@ -45,43 +58,45 @@ class Collector:
 
     Args:
         simulator: Not yet reset.
-        agent: Read, never written; sampling uses generators of the collector's own.
+        agent: On `device`; read, never written.
         seed: Of the actions and the latents.
         device: Where the agent is.
         reward_scale: Of the rewards in the rows; returns of episodes are as the simulator gives them.
+        evaluating: How many environments, the first ones, act without noise and give no rows.
     """
 
     def __init__(
-        self, simulator: Simulator, agent: DreamerV3, seed: int, device: torch.device, reward_scale: float = 1.0
+        self,
+        simulator: Simulator,
+        agent: Agent,
+        seed: int,
+        device: torch.device,
+        *,
+        reward_scale: float = 1.0,
+        evaluating: int = 0,
     ) -> None:
-        self._simulator, self._agent, self._device, self._reward_scale = simulator, agent, device, reward_scale
-        self._generator = torch.Generator(device).manual_seed(seed)
+        self._simulator, self._device = simulator, device
+        self._reward_scale, self._evaluating = reward_scale, evaluating
+        environments = simulator.environments
+        self.policy = Policy(agent, simulator.observation, environments, evaluating, seed, device)
         self.reset()
 
     def reset(self) -> None:
         """Begin new episodes everywhere. The next chunk starts with the row that begins them."""
         environments = self._simulator.environments
+        self.policy.reset()
         self._observation = self._simulator.reset()
         self._pending_first = True
-        self._state = self._agent.initial(environments)
         self._return = torch.zeros(environments, device=self._device)
         self._length = torch.zeros(environments, dtype=torch.long, device=self._device)
 
-    def collect(
-        self,
-        steps: int,
-        *,
-        random: bool = False,
-        deterministic: bool = False,
-        on_step: Callable[[], None] = lambda: None,
-    ) -> Chunk:
+    def collect(self, steps: int, *, random: bool = False, on_step: Callable[[], None] = lambda: None) -> Chunk:
         """Step every environment `steps` times.
 
         Args:
             steps: Steps of each environment. Where new episodes have just begun, one row more comes back: the one
                 that holds their first observations.
             random: Actions uniform in [-1, 1] instead of the policy's.
-            deterministic: The policy's mean instead of a sample.
             on_step: Called between steps; may raise to give up.
         """
         rows: list[Rows] = []
@@ -89,62 +104,53 @@ class Collector:
         ended: list[Ended] = []
         if self._pending_first:
             rows.append(self._begin())
-            states.append(self._state)
+            states.append(self._kept())
         for _ in range(steps):
-            action = self._act(random, deterministic)
+            action = self._random_action() if random else self.policy.action.clone()
             step = self._simulator.step(action)
-            self._observe(action, step.observation, step.is_last)
+            self.policy.step(action, step.observation, step.is_last)
             reward = self._reward_scale * step.reward
             rows.append(Rows(step.observation, action, reward, step.is_last, step.is_last, step.is_terminal))
-            states.append(self._state)
+            states.append(self._kept())
             ended.append(self._count(step.reward, step.is_last))
             on_step()
-        return Chunk(Rows(*_stacked(rows)), State(*_stacked(states)), Ended(*_stacked(ended)))
+        evaluated, exploring = Ended(*_stacked(ended)).split(self._evaluating)
+        kept = slice(self._evaluating, None)
+        state = State(*(field[:, kept] for field in stacked(states)))
+        return Chunk(_stacked_rows(rows).map(lambda field: field[:, kept]), state, exploring, evaluated)
 
     def state_dict(self) -> dict[str, Any]:
         """Generator, and where the simulator can save itself, all that is needed to go on within its episodes."""
-        saved: dict[str, Any] = {"generator": self._generator.get_state(), "simulator": self._simulator.state_dict()}
+        saved = {"policy": self.policy.state_dict(), "simulator": self._simulator.state_dict()}
         if saved["simulator"] is not None:
-            saved |= {
-                "pending_first": self._pending_first,
-                "deter": self._state.deter,
-                "stoch": self._state.stoch,
-                "return": self._return,
-                "length": self._length,
-            }
+            saved |= {"pending_first": self._pending_first, "return": self._return, "length": self._length}
         return saved
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Go on from `state_dict`, in new episodes where the simulator could not save itself."""
-        self._generator.set_state(saved["generator"].cpu())
-        if saved["simulator"] is None:
+        begin_anew = saved["simulator"] is None
+        self.policy.load_state_dict(saved["policy"], generator_only=begin_anew)
+        if begin_anew:
             return
         self._observation = self._simulator.load_state_dict(saved["simulator"])
         self._pending_first = saved["pending_first"]
-        self._state = State(saved["deter"].to(self._device), saved["stoch"].to(self._device))
         self._return, self._length = saved["return"].to(self._device), saved["length"].to(self._device)
 
     def _begin(self) -> Rows:
         """The row that begins the run: an observation that no action led to."""
-        environments = self._simulator.environments
-        nothing = torch.zeros(environments, device=self._device)
-        no = torch.zeros(environments, dtype=torch.bool, device=self._device)
-        action = torch.zeros(environments, self._simulator.action, device=self._device)
-        self._observe(action, self._observation, ~no)
+        nothing, no = torch.zeros_like(self._return), torch.zeros_like(self._return, dtype=torch.bool)
+        action = torch.zeros_like(self.policy.action)
+        self.policy.step(action, self._observation, ~no)
         self._pending_first = False
         return Rows(self._observation, action, nothing, ~no, no, no)
 
-    def _act(self, random: bool, deterministic: bool) -> Tensor:
-        shape = (self._simulator.environments, self._simulator.action)
-        if random:
-            return 2 * torch.rand(shape, generator=self._generator, device=self._device) - 1
-        noise = None if deterministic else torch.randn(shape, generator=self._generator, device=self._device)
-        return self._agent.act(self._state, noise)
+    def _random_action(self) -> Tensor:
+        action = self.policy.action
+        return 2 * torch.rand(action.shape, generator=self.policy.generator, device=action.device) - 1
 
-    def _observe(self, action: Tensor, observation: Tensor, is_first: Tensor) -> None:
-        latents = self._state.stoch.shape[:-1]
-        uniform = torch.rand(latents, generator=self._generator, device=self._device)
-        self._state = self._agent.advance(self._state, action, observation, is_first, uniform)
+    def _kept(self) -> State:
+        """The policy's state, which it overwrites with the next row."""
+        return State(*(field.clone() for field in self.policy.state))
 
     def _count(self, reward: Tensor, is_last: Tensor) -> Ended:
         """Return and length so far and which of them are final; counting starts anew there."""
@@ -156,7 +162,7 @@ class Collector:
 
 def evaluate(
     simulator: Simulator,
-    agent: DreamerV3,
+    agent: Agent,
     episodes: int,
     seed: int,
     device: torch.device,
@@ -178,17 +184,22 @@ def evaluate(
         random: Uniformly random actions instead, as something to compare with.
         on_step: Called between steps; may raise to give up.
     """
-    collector = Collector(simulator, agent, seed, device)
+    collector = Collector(simulator, agent, seed, device, evaluating=simulator.environments)
     returns: list[float] = []
     while len(returns) < episodes:
         if returns:
             collector.reset()
         first = torch.full((simulator.environments,), torch.nan, device=device)
         while first.isnan().any():
-            ended = collector.collect(1, random=random, deterministic=True, on_step=on_step).ended
+            ended = collector.collect(1, random=random, on_step=on_step).evaluated
             first = torch.where(ended.is_last[0] & first.isnan(), ended.total[0], first)
         returns += first.tolist()
     return returns
+
+
+def _stacked_rows(rows: Sequence[Rows]) -> Rows:
+    observation = {key: torch.stack([row.observation[key] for row in rows]) for key in rows[0].observation}
+    return Rows(observation, *_stacked([row[1:] for row in rows]))
 
 
 def _stacked(steps: Sequence[tuple[Tensor, ...]]) -> Iterator[Tensor]:

@@ -20,22 +20,32 @@ if TYPE_CHECKING:
 
 CONF = Path(__file__).parent / "conf"
 
+PIXEL_ENVIRONMENTS = 256  # env.num_envs with env.from_pixels, where neither the user nor an experiment sets it
+
 # Numbers that only make sense above zero.
 POSITIVE = (
     "env.num_envs",
+    "env.spacing",
+    "env.camera.width",
+    "env.camera.height",
     "collector.frames_per_batch",
     "replay_buffer.batch_size",
     "replay_buffer.batch_length",
     "replay_buffer.buffer_size",
     "optimization.total_optim_steps",
+    "optimization.replay_ratio",
     "logger.interval",
     "checkpoint.interval",
     "checkpoint.keep",
+    "pipeline.publish_interval",
     "watchdog.start",
     "watchdog.stall",
     "watchdog.grace",
 )
+# Numbers that may be null, which says nothing about the kind of a value.
+NUMBERS_OR_NULL = ("optimization.replay_ratio", "env.spacing")
 CHOICES: Mapping[str, tuple[str, ...]] = {
+    "env.camera.view": ("rear", "side", "top"),
     "logger.wandb.mode": ("online", "offline", "disabled"),
 }
 
@@ -70,8 +80,15 @@ def compose(overrides: Sequence[str], folder: Path = CONF) -> dict[str, Any]:
         if override.input_line not in groups:
             for key in _named_keys(override):
                 _check_key(key, defaults, known, folder)
-    config = _compose(overrides, folder)
+    words = [
+        "++" + word.lstrip("+") if _is_open(override.key_or_group, defaults) else word
+        for word, override in zip(overrides, parsed, strict=True)
+    ]
+    config = _compose(words, folder)
     _check_tree(config, defaults, "")
+    named = {key for override in parsed for key in _named_keys(override)}
+    if not named & {"env.num_envs", "experiment"} and config["env"]["from_pixels"]:
+        config["env"]["num_envs"] = PIXEL_ENVIRONMENTS
     _check_values(config)
     return config
 
@@ -158,15 +175,20 @@ def _named_keys(override: Override) -> Iterator[str]:
 
 
 def _check_key(key: str, defaults: Mapping[str, Any], known: set[str], folder: Path) -> None:
-    if key in known:
-        return
-    parent: Any = defaults
-    for part in key.split(".")[:-1]:
-        parent = parent.get(part) if isinstance(parent, Mapping) else None
-    if parent == {}:  # an open mapping: whatever the simulator's own constructor takes
+    if key in known or _is_open(key, defaults):
         return
     groups = {path.name for path in folder.iterdir() if path.is_dir()}
     raise ConfigError(f"{key}: unknown key{_hint(key, known | groups)}")
+
+
+def _is_open(key: str, defaults: Mapping[str, Any]) -> bool:
+    """Whether a key lies below an empty mapping: what it may be is known to the simulator alone."""
+    section: Any = defaults
+    for part in key.split(".")[:-1]:
+        section = section.get(part) if isinstance(section, Mapping) else None
+        if section == {}:
+            return True
+    return False
 
 
 def _check_tree(config: Mapping[str, Any], defaults: Mapping[str, Any], prefix: str) -> None:
@@ -215,6 +237,10 @@ def _converted(key: str, value: Any, default: Any) -> Any:
 
 def _check_values(config: Mapping[str, Any]) -> None:
     flat = dict(_leaves(config))
+    for key in NUMBERS_OR_NULL:
+        value = flat.get(key)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise ConfigError(f"{key}: {value!r} is neither a number nor null")
     for key in POSITIVE:
         value = flat.get(key)
         if isinstance(value, int | float) and value <= 0:

@@ -1,19 +1,29 @@
-"""Learning: one optimiser step from a replay, and the state that it carries."""
+"""Learning: one optimiser step from a replay, and the state that it carries.
+
+On a GPU the whole step, from sampling to writing latents back, is one CUDA graph.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import math
+from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from trainer.agents.dreamer_v3 import DreamerV3
+from trainer.agents.base import Agent
+from trainer.batches import Batches, DeviceBatches, HostBatches
+from trainer.capture import CapturedFunction
+from trainer.compilation import compile_regions
 from trainer.config import Config
 from trainer.errors import ConfigError, NotFinite
-from trainer.optimizer import LaProp, gradient_norm
+from trainer.optimizer import gradient_norm
 from trainer.replay import Replay
+
+IN_FLIGHT = 2  # steps that the host may be ahead of a GPU by: whatever else is to be done there waits for them
 
 
 class Learner:
@@ -30,7 +40,7 @@ class Learner:
         ConfigError: `batch_size` is no multiple of `batch_length`, or `autocast` is unknown.
     """
 
-    def __init__(self, agent: DreamerV3, replay: Replay, config: Config, seed: int, device: torch.device) -> None:
+    def __init__(self, agent: Agent, replay: Replay, config: Config, seed: int, device: torch.device) -> None:
         buffer, name = config.replay_buffer, config.optimization.autocast
         if buffer.batch_size % buffer.batch_length:
             raise ConfigError(
@@ -43,29 +53,96 @@ class Learner:
         self._replay, self._device, self._autocast = replay, device, name is not None
         self._length, self._sequences = buffer.batch_length, buffer.batch_size // buffer.batch_length
         self._generator = torch.Generator(device).manual_seed(seed)
-        self._parameters = [parameter for parameter in agent.parameters() if parameter.requires_grad]
-        self._optimizer = LaProp(self._parameters, **vars(config.agent.optimizer))
-        self._sums: dict[str, Tensor] = {}
+        size = (self._sequences, self._length)
+        self._batches: Batches = (
+            DeviceBatches(replay, *size, self._generator)
+            if replay.device.type == device.type
+            else HostBatches(replay, *size, seed, device)
+        )
+        self._optimizer = agent.make_optimizer()
+        self._names: list[str] = []
+        self._sums: Tensor | None = None  # of each name's figure, over the steps since the last log line
         self._steps = 0
+        self._captured: CapturedFunction | None = None
+        self._in_flight: deque[torch.cuda.Event] = deque()
+
+    def prepare(self, *, compiled: bool = True, captured: bool = True) -> None:
+        """Compile the step and, on a GPU, capture it as a CUDA graph; nothing is learnt and nothing is forgotten by it.
+
+        To be called before other work of this process runs on the GPU.
+
+        Args:
+            compiled: Compile the agent's regions.
+            captured: Capture the step, where the device is a GPU.
+        """
+        compile_regions(self.agent, compiled)
+        if self._device.type == "cuda":
+            step = CapturedFunction(self._step, [self._generator])
+            step.warm_up(lambda: self._step(refresh=False), keep=self._tensors())
+            if self._sums is not None and not self._steps:
+                self._sums.zero_()  # the warm-up made them
+            if captured:
+                step.capture()
+                self._captured = step
 
     def learn(self) -> None:
-        """One optimiser step: sample, losses, backward, optimiser, slow critic, latents written back."""
-        sequences = self._replay.sample(self._sequences, self._length, self._generator)
-        noise = self.agent.draw_noise(self._length, self._sequences, self._generator)
-        precision = torch.autocast(self._device.type, torch.bfloat16) if self._autocast else contextlib.nullcontext()
-        with precision:
-            loss = self.agent.loss(sequences, noise)
-        for parameter in self._parameters:
-            parameter.grad = None
-        loss.total.backward()
-        norm = gradient_norm(self._parameters)
-        self._optimizer.step()
-        self.agent.update_slow_critic()
-        self._replay.refresh(sequences, loss.departure)
+        """One optimiser step: sample, losses, backward, optimiser, slow critic, latents written back.
+
+        Raises:
+            ValueError: Fewer rows were written than one sequence needs.
+        """
+        if len(self._replay) <= self._length:
+            raise ValueError(
+                f"a sequence of {self._length} rows and one of context needs more than the {len(self._replay)} written"
+            )
+        self._batches.before_step()
+        if self._captured is None:
+            self._step()
+        else:
+            self._captured.replay()
+        self._batches.after_step()
+        self._keep_pace()
         self.step += 1
         self._steps += 1
-        for key, value in {**loss.metrics, "optimizer/gradient_norm": norm}.items():
-            self._sums[key] = self._sums[key] + value if key in self._sums else value.clone()
+
+    def _keep_pace(self) -> None:
+        """Wait until no more than `IN_FLIGHT` steps are on their way."""
+        if self._device.type == "cuda":
+            event = torch.cuda.Event()
+            event.record(torch.cuda.current_stream(self._device))
+            self._in_flight.append(event)
+            if len(self._in_flight) > IN_FLIGHT:
+                self._in_flight.popleft().synchronize()
+
+    def _tensors(self) -> list[Tensor]:
+        """All that a step changes but the replay, which a warm-up leaves alone."""
+        sums = [] if self._sums is None else [self._sums]
+        return [*self.agent.parameters(), *self.agent.buffers(), *self._optimizer.tensors(), *sums]
+
+    def _step(self, *, refresh: bool = True) -> None:
+        sequences = self._batches.sample()
+        noise = self.agent.draw_noise(self._length, self._sequences, self._generator)
+        with self._precision():
+            loss = self.agent.loss(sequences, noise)
+        for parameter in self._optimizer.parameters:
+            parameter.grad = None
+        loss.total.backward()
+        figures = {**loss.metrics, "optimizer/gradient_norm": gradient_norm(self._optimizer.parameters)}
+        self._optimizer.step()
+        self.agent.after_step()
+        if refresh:
+            self._batches.refresh(sequences, loss.departure)
+        values = torch.stack([figure.float() for figure in figures.values()])
+        if self._sums is None:
+            self._names, self._sums = list(figures), torch.zeros_like(values)
+        self._sums += values
+
+    def _precision(self) -> contextlib.AbstractContextManager[Any]:
+        if not self._autocast:
+            return contextlib.nullcontext()
+        # Up to PyTorch 2.7 the cache hands weights that were cast without gradients, as those of the actor are while
+        # it imagines, to what is to train them: they would get no gradient.
+        return torch.autocast(self._device.type, torch.bfloat16, cache_enabled=False)
 
     def pop_metrics(self) -> Mapping[str, float]:
         """Means since the last call.
@@ -74,9 +151,12 @@ class Learner:
             NotFinite: See `check_finite`.
         """
         self.check_finite()
-        means = {key: (total / self._steps).item() for key, total in self._sums.items()}
-        self._sums, self._steps = {}, 0
-        return means
+        if self._sums is None or not self._steps:
+            return {}
+        means = (self._sums / self._steps).tolist()
+        self._sums.zero_()
+        self._steps = 0
+        return dict(zip(self._names, means, strict=True))
 
     def check_finite(self) -> None:
         """Look at what the last steps summed up: a NaN stays in it, so that no step has to ask the device.
@@ -84,11 +164,11 @@ class Learner:
         Raises:
             NotFinite: A loss or a gradient was NaN or infinite since the last `pop_metrics`.
         """
-        for key, total in self._sums.items():
-            if not torch.isfinite(total):
-                raise NotFinite(
-                    f"{key} is {total.item()} in one of the {self._steps} optimiser steps up to {self.step}"
-                )
+        if self._sums is None:
+            return
+        for name, total in zip(self._names, self._sums.tolist(), strict=True):
+            if not math.isfinite(total):
+                raise NotFinite(f"{name} is {total} in one of the {self._steps} optimiser steps up to {self.step}")
 
     def state_dict(self) -> dict[str, Any]:
         """Weights, optimiser, step, generator and what the next log line is to sum up.
@@ -102,15 +182,23 @@ class Learner:
             "optimizer": self._optimizer.state_dict(),
             "step": self.step,
             "generator": self._generator.get_state(),
+            "batches": self._batches.state_dict(),
+            "names": self._names,
             "sums": self._sums,
             "summed": self._steps,
         }
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Take up where `state_dict` left off."""
+        """Take up where `state_dict` left off, in place."""
         self.agent.load_state_dict(saved["agent"])
         self._optimizer.load_state_dict(saved["optimizer"])
         self.step = saved["step"]
         self._generator.set_state(saved["generator"].cpu())
-        self._sums = {key: total.to(self._device) for key, total in saved["sums"].items()}
-        self._steps = saved["summed"]
+        self._batches.load_state_dict(saved["batches"])
+        self._names, self._steps = saved["names"] or self._names, saved["summed"]
+        if self._sums is not None:  # a captured step goes on adding to these very sums
+            self._sums.zero_()
+        if saved["sums"] is not None:
+            if self._sums is None:
+                self._sums = torch.zeros_like(saved["sums"], device=self._device)
+            self._sums.copy_(saved["sums"])

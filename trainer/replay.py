@@ -9,18 +9,22 @@ Sequences may cross the end of an episode; they never cross the write head.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from trainer.simulators.base import Space
+from trainer.world_model.latents import Latent
 from trainer.world_model.rssm import State
 
 
 class Rows(NamedTuple):
     """Consecutive rows, `[T, N, …]` each."""
 
-    observation: Tensor  # float32 [T, N, O]
+    observation: Mapping[str, Tensor]  # [T, N, …] of each key
     action: Tensor  # float32 [T, N, A], within [-1, 1]
     reward: Tensor  # float32 [T, N]
     is_first: Tensor  # bool [T, N]
@@ -29,7 +33,16 @@ class Rows(NamedTuple):
 
     def window(self, start: int) -> Rows:
         """Rows `start` and later."""
-        return Rows(*(field[start:] for field in self))
+        return self.map(lambda field: field[start:])
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Rows:
+        """Rows of what the function makes of each tensor."""
+        observation = {key: function(value) for key, value in self.observation.items()}
+        return Rows(observation, *(function(field) for field in self[1:]))
+
+    def tensors(self) -> list[Tensor]:
+        """All tensors, the observation's by key."""
+        return [*(self.observation[key] for key in sorted(self.observation)), *self[1:]]
 
 
 class Sequences(NamedTuple):
@@ -54,20 +67,32 @@ class Replay:
     Latents go stale as the world model learns; the learner writes back what it computed, and a sequence starts from the
     latent of the row before it instead of from nothing (DreamerV3's replay context of one step).
 
+    Sampling asks the device nothing, so that it can be part of a CUDA graph.
+
     Args:
         frames: Capacity over all environments.
         environments: Number of environments.
-        observation: Width of the observation.
+        observation: Keys of the observations; they are kept in their own types.
         action: Width of the action.
-        state: A latent state, `[1, …]`, for its shapes.
+        latent: Kind of latents.
+        deter: Width of the recurrent state.
         device: Where the ring lies.
 
     Raises:
         ValueError: There is no room for a single row.
+        torch.OutOfMemoryError: The device has less free memory; it says how many frames would fit.
     """
 
     def __init__(
-        self, *, frames: int, environments: int, observation: int, action: int, state: State, device: torch.device
+        self,
+        *,
+        frames: int,
+        environments: int,
+        observation: Mapping[str, Space],
+        action: int,
+        latent: Latent,
+        deter: int,
+        device: torch.device,
     ) -> None:
         capacity = frames // environments
         if capacity < 1:
@@ -76,15 +101,20 @@ class Replay:
             )
         self.capacity, self.environments, self.device = capacity, environments, device
         self.written = 0  # rows ever written
+        self._latent = latent
+        self._written = torch.zeros((), dtype=torch.int64, device=device)  # the same, for the device
 
-        def ring(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-            return torch.zeros(capacity, environments, *shape, dtype=dtype, device=device)
+        def ring(shape: tuple[int, ...] = (), dtype: torch.dtype = torch.float32) -> Tensor:
+            return torch.empty(capacity, environments, *shape, dtype=dtype, device="meta")
 
+        observations = {key: ring(space.shape, space.dtype) for key, space in observation.items()}
         flags = (ring(dtype=torch.bool) for _ in range(3))
-        self._rows = Rows(ring(observation), ring(action), ring(), *flags)
-        self._deter = ring(*state.deter.shape[1:])
-        self._stoch = ring(state.stoch.shape[-2], dtype=torch.uint8)  # class of each latent
-        self._classes = state.stoch.shape[-1]
+        self._rows = Rows(observations, ring((action,)), ring(), *flags)
+        width, dtype = latent.stored
+        self._deter, self._stoch = ring((deter,)), ring((width,), dtype)  # the latter as `latent.pack` gives it
+        self._check_room()
+        self._rows = self._rows.map(self._allocate)
+        self._deter, self._stoch = self._allocate(self._deter), self._allocate(self._stoch)
 
     def __len__(self) -> int:
         """Rows held."""
@@ -100,6 +130,11 @@ class Replay:
         """Size of the ring in bytes."""
         return sum(ring.nbytes for ring in self._rings())
 
+    @property
+    def image_bytes(self) -> int:
+        """The part of it that holds images, `[H, W, C]` of each frame."""
+        return sum(ring.nbytes for ring in self._rows.observation.values() if ring.dim() == 5)
+
     def extend(self, rows: Rows, states: State) -> None:
         """Write rows `[T, N, …]` and the latents in which the policy left them, over the oldest ones.
 
@@ -112,41 +147,45 @@ class Replay:
                 f"{length} rows do not fit a replay of {self.capacity}: raise replay_buffer.buffer_size "
                 "or lower collector.frames_per_batch"
             )
-        slots = (torch.arange(length, device=self.device) + self.written) % self.capacity
-        values = (*rows, states.deter, states.stoch.argmax(-1))
+        first = self.written % self.capacity
+        before_the_end = min(length, self.capacity - first)
+        values = (*rows.tensors(), states.deter, self._latent.pack(states.stoch))
         for ring, value in zip(self._rings(), values, strict=True):
-            ring[slots] = value.to(self.device, ring.dtype)
-        self.written += length
+            ring[first : first + before_the_end].copy_(value[:before_the_end], non_blocking=True)
+            ring[: length - before_the_end].copy_(value[before_the_end:], non_blocking=True)
+        self._count(self.written + length)
 
     def sample(self, sequences: int, length: int, generator: torch.Generator) -> Sequences:
         """`sequences` runs of `length + 1` consecutive rows, uniform over environments and starts.
 
-        Raises:
-            ValueError: Fewer rows were written than one sequence needs.
+        What comes back means nothing before `length + 1` rows were written.
         """
-        starts = len(self) - length
-        if starts < 1:
-            raise ValueError(f"a sequence of {length} rows and one of context needs more than the {len(self)} written")
-        oldest = self.written - len(self)
+        held = self._written.clamp_max(self.capacity)
 
-        def uniform(high: int) -> Tensor:
-            return torch.randint(high, (sequences,), generator=generator, device=generator.device).to(self.device)
+        def uniform(high: Tensor | int) -> Tensor:
+            share = torch.rand(sequences, dtype=torch.float64, generator=generator, device=generator.device).to(
+                self.device
+            )
+            return (share * high).long()
 
-        time, environment = oldest + uniform(starts), uniform(self.environments)
+        time = self._written - held + uniform((held - length).clamp_min(1))
+        environment = uniform(self.environments)
         slots = (time + torch.arange(length + 1, device=self.device).unsqueeze(-1)) % self.capacity  # [T + 1, B]
-        rows = Rows(*(ring[slots, environment] for ring in self._rows))
+        rows = self._rows.map(lambda ring: ring[slots, environment])
         first = slots[0]
-        stoch = torch.nn.functional.one_hot(self._stoch[first, environment].long(), self._classes).float()
+        stoch = self._latent.unpack(self._stoch[first, environment])
         return Sequences(rows, State(self._deter[first, environment], stoch), time, environment)
 
     def refresh(self, sequences: Sequences, states: State) -> None:
         """Write back the latents `[T, B, …]` of all rows but the context, where those rows are still there."""
         length = states.deter.shape[0]
         times = sequences.time + torch.arange(1, length + 1, device=self.device).unsqueeze(-1)
-        present = times >= self.written - len(self)
-        slots, environment = (times % self.capacity)[present], sequences.environment.expand_as(times)[present]
-        self._deter[slots, environment] = states.deter.to(self.device)[present]
-        self._stoch[slots, environment] = states.stoch.argmax(-1).to(self.device, torch.uint8)[present]
+        environment = sequences.environment.expand_as(times)
+        slots = times % self.capacity
+        present = (times >= self._written - self.capacity).unsqueeze(-1)
+        for ring, values in ((self._deter, states.deter), (self._stoch, self._latent.pack(states.stoch))):
+            kept = ring[slots, environment]
+            ring[slots, environment] = torch.where(present, values.to(self.device, ring.dtype), kept)
 
     def state_dict(self) -> dict[str, Any]:
         """The rows held, and the count ever written."""
@@ -158,7 +197,7 @@ class Replay:
         Raises:
             ValueError: It was saved with another capacity or other shapes.
         """
-        self.written = saved["written"]
+        self._count(saved["written"])
         for ring, rows in zip(self._rings(), saved["rings"], strict=True):
             if rows.shape[1:] != ring.shape[1:] or len(rows) != len(self):
                 raise ValueError(
@@ -167,5 +206,33 @@ class Replay:
                 )
             ring[: len(rows)] = rows.to(ring.device)
 
+    def _check_room(self) -> None:
+        free, needed = free_memory(self.device), self.nbytes
+        if needed > free:
+            frame = needed // (self.capacity * self.environments)
+            raise torch.OutOfMemoryError(
+                f"replay_buffer.buffer_size: out of memory, {self.capacity * self.environments:,} frames of {frame:,} "
+                f"bytes are {needed / 1e9:.1f} GB, and {self.device} has {free / 1e9:.1f} GB free: at most "
+                f"{int(0.9 * free / frame):,} frames would fit"
+                + (", or more with replay_buffer.gpu_storage=false" if self.device.type == "cuda" else "")
+            )
+
+    def _allocate(self, shaped: Tensor) -> Tensor:
+        # Pinned: what is in main memory while a GPU learns is copied to it all the time.
+        pinned = self.device.type == "cpu" and torch.cuda.is_available()
+        return torch.zeros(shaped.shape, dtype=shaped.dtype, device=self.device, pin_memory=pinned)
+
+    def _count(self, written: int) -> None:
+        self.written = written
+        self._written.fill_(written)
+
     def _rings(self) -> tuple[Tensor, ...]:
-        return (*self._rows, self._deter, self._stoch)
+        return (*self._rows.tensors(), self._deter, self._stoch)
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that can still be allocated there."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    meminfo = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+    return int(meminfo["MemAvailable"].split()[0]) * 1024

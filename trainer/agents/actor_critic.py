@@ -3,23 +3,38 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainer.world_model.functional import symexp_bins, two_hot_loss, two_hot_mean
+from trainer.world_model.functional import cross_entropy, symexp_bins, two_hot, two_hot_mean
 from trainer.world_model.layers import MLP
 
 
+class Policy(Protocol):
+    """A distribution over actions `[..., A]`."""
+
+    def mode(self) -> Tensor:
+        """The action without noise."""
+        ...
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """Action for standard normal `noise` `[..., A]`."""
+        ...
+
+
 class Normal(NamedTuple):
-    """Independent normals over the action's axes, `[..., A]` each."""
+    """Independent normals over the action's axes, `[..., A]` each; a sample can lie outside [-1, 1]."""
 
     mean: Tensor
     deviation: Tensor
 
+    def mode(self) -> Tensor:
+        return self.mean
+
     def sample(self, noise: Tensor) -> Tensor:
-        """Action for standard normal `noise` `[..., A]`; no gradient flows through it in the reinforce estimator."""
         return self.mean + self.deviation * noise
 
     def log_probability(self, action: Tensor) -> Tensor:
@@ -32,6 +47,19 @@ class Normal(NamedTuple):
         return (self.deviation.log() + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)
 
 
+class SquashedNormal(NamedTuple):
+    """Hyperbolic tangents of independent normals, `[..., A]` each, so that samples lie within (-1, 1)."""
+
+    mean: Tensor  # before squashing
+    deviation: Tensor
+
+    def mode(self) -> Tensor:
+        return torch.tanh(self.mean)
+
+    def sample(self, noise: Tensor) -> Tensor:
+        return torch.tanh(self.mean + self.deviation * noise)
+
+
 class Actor(nn.Module):
     """Latent features to a normal over actions, its mean within [-1, 1].
 
@@ -40,13 +68,34 @@ class Actor(nn.Module):
 
     def __init__(self, features: int, action: int, units: int, layers: int, min_std: float, max_std: float) -> None:
         super().__init__()
-        self.network = MLP(features, units, layers, 2 * action, scale=0.01)
+        self.network = MLP(features, units, layers, "rms_silu", 2 * action, scale=0.01)
         self.min_std, self.max_std = min_std, max_std
 
     def forward(self, features: Tensor) -> Normal:
         mean, raw = self.network(features).float().chunk(2, -1)
         deviation = self.min_std + (self.max_std - self.min_std) * torch.sigmoid(raw + 2.0)
         return Normal(torch.tanh(mean), deviation)
+
+
+class SquashedActor(nn.Module):
+    """Latent features to a squashed normal, whose deviation starts out at `INITIAL_STD`.
+
+    Source: Dreamer, Hafner et al. 2020, appendix A; torchrl/modules/models/model_based.py::DreamerActor with
+    `TanhNormal(tanh_loc=True)`.
+    """
+
+    LARGEST_MEAN = 5.0
+    INITIAL_STD, MIN_STD = 5.0, 1e-4
+
+    def __init__(self, features: int, action: int, units: int, layers: int) -> None:
+        super().__init__()
+        self.network = MLP(features, units, layers, "elu", 2 * action)
+
+    def forward(self, features: Tensor) -> SquashedNormal:
+        mean, raw = self.network(features).float().chunk(2, -1)
+        offset = math.log(math.expm1(self.INITIAL_STD - self.MIN_STD))  # softplus(offset) + MIN_STD = INITIAL_STD
+        deviation = F.softplus(raw + offset) + self.MIN_STD
+        return SquashedNormal(self.LARGEST_MEAN * torch.tanh(mean / self.LARGEST_MEAN), deviation)
 
 
 class Critic(nn.Module):
@@ -56,7 +105,7 @@ class Critic(nn.Module):
 
     def __init__(self, features: int, units: int, layers: int, bins: int) -> None:
         super().__init__()
-        self.network = MLP(features, units, layers, bins, scale=0.0)
+        self.network = MLP(features, units, layers, "rms_silu", bins, scale=0.0)
         self.register_buffer("bins", symexp_bins(bins), persistent=False)
 
     def forward(self, features: Tensor) -> Tensor:
@@ -102,9 +151,8 @@ def critic_loss(
 
     Source: DreamerV3, eq. 8 and p. 6.
     """
-    target = two_hot_loss(logits, returns.detach(), bins)
-    regulariser = two_hot_loss(logits, slow_value.detach(), bins)
-    return (weight.detach() * (target + scale * regulariser)).mean()
+    target = two_hot(returns.detach(), bins) + scale * two_hot(slow_value.detach(), bins)
+    return (weight.detach() * cross_entropy(logits, target)).mean()
 
 
 @torch.no_grad()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -43,14 +45,20 @@ def two_hot(x: Tensor, bins: Tensor) -> Tensor:
     above = torch.searchsorted(bins, x.contiguous(), right=True).clamp(1, len(bins) - 1)
     below = above - 1
     weight = ((x - bins[below]) / (bins[above] - bins[below])).unsqueeze(-1)
-    target = torch.zeros(*x.shape, len(bins), device=x.device)
-    target.scatter_(-1, below.unsqueeze(-1), 1 - weight)
-    return target.scatter_(-1, above.unsqueeze(-1), weight)
+    # Compared, not scattered: a compiler turns this into a part of whatever reads it, and no target is written out.
+    index = torch.arange(len(bins), device=x.device)
+    lower, upper = index == below.unsqueeze(-1), index == above.unsqueeze(-1)
+    return torch.where(lower, 1 - weight, 0.0) + torch.where(upper, weight, 0.0)
 
 
 def two_hot_loss(logits: Tensor, x: Tensor, bins: Tensor) -> Tensor:
     """Cross-entropy of `logits` `[..., K]` under the two-hot target of `x` `[...]`; returns `[...]`, float32."""
-    return -(two_hot(x, bins) * F.log_softmax(logits.float(), -1)).sum(-1)
+    return cross_entropy(logits, two_hot(x, bins))
+
+
+def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """Of `logits` `[..., K]` under the weights `target` `[..., K]`, linear in them; returns `[...]`, float32."""
+    return -(target * F.log_softmax(logits.float(), -1)).sum(-1)
 
 
 def two_hot_mean(logits: Tensor, bins: Tensor) -> Tensor:
@@ -91,21 +99,31 @@ def categorical_kl(left: Tensor, right: Tensor) -> Tensor:
     return (left.exp() * (left - right)).sum((-2, -1))
 
 
-def balanced_kl(posterior: Tensor, prior: Tensor, free_nats: float) -> tuple[Tensor, Tensor]:
-    """Dynamics and representation losses of categorical latents.
+def gaussian_kl(left_mean: Tensor, left_std: Tensor, right_mean: Tensor, right_std: Tensor) -> Tensor:
+    """KL(left || right) of independent normals `[..., Z]`, summed to `[...]`."""
+    ratio = left_std / right_std
+    return (0.5 * (ratio.square() + ((left_mean - right_mean) / right_std).square() - 1) - ratio.log()).sum(-1)
+
+
+def balanced_kl(
+    divergence: Callable[[Tensor, Tensor], Tensor], posterior: Tensor, prior: Tensor, free_nats: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Dynamics and representation losses, and the divergence that both are.
 
     Free nats bound the divergence summed over the latents of a state: neither each latent nor the batch average.
 
     Args:
-        posterior: Log-probabilities, `[..., S, C]`.
-        prior: Log-probabilities, `[..., S, C]`.
+        divergence: Of two distributions, in nats, summed over the latents of a state.
+        posterior: A distribution `[..., P]`.
+        prior: A distribution `[..., P]`.
         free_nats: Divergence below which there is nothing to gain, in nats a state.
 
     Returns:
-        Dynamics loss (trains the prior alone) and representation loss (trains the posterior alone), `[...]` each.
+        Dynamics loss (trains the prior alone), representation loss (trains the posterior alone), and the divergence
+        before free nats, without a gradient; `[...]` each.
 
     Source: DreamerV3, eq. 5.
     """
-    dynamics = categorical_kl(posterior.detach(), prior).clamp_min(free_nats)
-    representation = categorical_kl(posterior, prior.detach()).clamp_min(free_nats)
-    return dynamics, representation
+    dynamics = divergence(posterior.detach(), prior)
+    representation = divergence(posterior, prior.detach())
+    return dynamics.clamp_min(free_nats), representation.clamp_min(free_nats), dynamics.detach()
