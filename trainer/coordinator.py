@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 from trainer.config import compose, run_dir_override
 from trainer.errors import ConfigError, describe
+from trainer.exchange.rendezvous import Rendezvous
 from trainer.outcome import (
     RoleEnd,
     Stop,
@@ -37,15 +38,16 @@ from trainer.run_dir import (
     ExitCode,
     Failure,
     FailureClass,
-    Phase,
     RunDir,
-    Status,
     write_atomically,
 )
+from trainer.watchdog import Watchdog
 
-# The processes of each pipeline: name of the role -> module that is run.
+# The processes of each pipeline: name of the role -> module that is run. The last one reports: it writes status.json.
 PIPELINES: Mapping[str, Mapping[str, str]] = {
     "sync": {"trainer": "trainer.pipelines.sync"},
+    "async": {"simulator": "trainer.pipelines.simulation", "learner": "trainer.pipelines.learning"},
+    "acceptance": {"acceptance": "trainer.pipelines.acceptance"},
 }
 
 _Number = TypeVar("_Number", int, float)
@@ -119,42 +121,6 @@ class Requests:
         )
 
 
-class Heartbeat:
-    """Whether the work goes on, judged by status.json; clocks of the machine may jump, this one does not."""
-
-    def __init__(self, run_dir: RunDir, attempt: int, limits: Limits, now: float) -> None:
-        self._run_dir = run_dir
-        self._attempt = attempt
-        self._limits = limits
-        self._changed = now
-        self._last = self._read()  # of an earlier start of the same attempt, if any
-        self._working = False
-
-    def overdue(self, now: float) -> Stop | None:
-        """Why the roles count as stalled at monotonic time `now`, or None."""
-        status = self._read()
-        if status is not None and status != self._last:
-            self._last = status
-            if status.phase is not Phase.STARTING:
-                self._working = True
-                self._changed = now
-        silent = now - self._changed
-        if not self._working and silent > self._limits.start:
-            words = f"no heartbeat within {self._limits.start:g} s of the start (watchdog.start)"
-            return Stop(FailureClass.STALLED, words)
-        if self._working and silent > self._limits.stall:
-            step = self._last.optim_step if self._last else 0
-            words = f"no heartbeat for {self._limits.stall:g} s after optimiser step {step} (watchdog.stall)"
-            return Stop(FailureClass.STALLED, words)
-        return None
-
-    def _read(self) -> Status | None:
-        with suppress(OSError, ValueError, KeyError, TypeError):
-            status = self._run_dir.read_status()
-            return status if status is not None and status.attempt == self._attempt else None
-        return None
-
-
 def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
     """`python -m trainer`: compose, run the pipeline's roles, and return the exit status."""
     if any(word in ("-h", "--help") for word in arguments):
@@ -206,7 +172,7 @@ def launch_roles(
     """Run the roles to their end and write SUCCESS or failure.json.
 
     Args:
-        commands: Name of each role -> its argv.
+        commands: Name of each role -> its argv; the last one reports. Where there are several, they get a rendezvous.
         config: Resolved config, handed to each role and written to config.yaml.
         run_dir: Made when missing. Where it holds SUCCESS already, nothing is started.
         attempt: Number of this start of the run, from 1.
@@ -223,26 +189,51 @@ def launch_roles(
     requests = requests or Requests().install()
     reserve = run_dir.root / ".reserve"
     roles: list[RoleProcess] = []
+    rendezvous: Rendezvous | None = None
     try:
         run_dir.failure.unlink(missing_ok=True)
         make_reserve(reserve)
         write_atomically(run_dir.config, _yaml(config))
+        rendezvous = Rendezvous.make() if len(commands) > 1 else None
+        reporter = list(commands)[-1]
         for name, command in commands.items():
-            roles.append(_start(name, command, config, run_dir, attempt))
+            roles.append(_start(name, command, config, run_dir, attempt, name == reporter, rendezvous))
         verdict = _supervise(roles, run_dir, attempt, limits, deadline, requests)
     except OSError as error:
         for role in roles:
             role.kill()
         verdict = Verdict(ExitCode.CRASH, FailureClass.CRASH, describe(error, run_dir.root))
+    finally:
+        if rendezvous is not None:
+            rendezvous.remove()
     return _conclude(verdict, run_dir, attempt, reserve)
 
 
-def _start(name: str, command: Sequence[str], config: dict[str, Any], run_dir: RunDir, attempt: int) -> RoleProcess:
+def _start(
+    name: str,
+    command: Sequence[str],
+    config: dict[str, Any],
+    run_dir: RunDir,
+    attempt: int,
+    reports: bool,
+    rendezvous: Rendezvous | None,
+) -> RoleProcess:
     folder = run_dir.attempt(attempt)
     outcome, reserve = folder / f"outcome-{name}.json", folder / f".reserve-{name}"
     make_reserve(reserve)
     outcome.unlink(missing_ok=True)
-    role = RoleConfig(name, config, str(run_dir.root), attempt, str(outcome), str(reserve), os.getpid())
+    run_dir.heartbeat(attempt, name).unlink(missing_ok=True)
+    role = RoleConfig(
+        name,
+        config,
+        str(run_dir.root),
+        attempt,
+        outcome=str(outcome),
+        reserve=str(reserve),
+        coordinator=os.getpid(),
+        reports=reports,
+        rendezvous=rendezvous,
+    )
     return RoleProcess(name, command, role, folder / f"role-{name}.json")
 
 
@@ -256,7 +247,8 @@ def _supervise(
 ) -> Verdict:
     """Watch until all roles have ended; ask them to stop when there is reason to, and kill those that do not."""
     now = time.monotonic()
-    heartbeat = Heartbeat(run_dir, attempt, limits, now)
+    names = [role.name for role in roles]
+    watchdog = Watchdog(run_dir, attempt, names, start=limits.start, stall=limits.stall, now=now)
     over, stop_at = _deadlines(deadline, limits, now)
     memory_kills_before = memory_kills()
     running, ends = list(roles), list[RoleEnd]()
@@ -269,9 +261,9 @@ def _supervise(
         if not running:
             return judge(ends, stop)
         now = time.monotonic()
-        working = [role for role in running if role.closing_since(now) is None]
+        working = [role.name for role in running if role.closing_since(now) is None]
         if stop is None:
-            stop = requests.first() or _timeout(now, stop_at) or (heartbeat.overdue(now) if working else None)
+            stop = requests.first() or _timeout(now, stop_at) or watchdog.overdue(now, working)
             if stop is not None:
                 say(f"{stop.message}; waiting up to {limits.grace:g} s for the roles to save and end")
         if kill_at is None and (stop is not None or judge(ends, None).failure_class is not None):

@@ -22,6 +22,10 @@ class NotFinite(Exception):
     """A loss or a gradient is NaN or infinite; going on would only spoil the weights."""
 
 
+class PeerLost(Exception):
+    """Another role of the run is gone. What became of that one is why the run ends; this is only a consequence."""
+
+
 class Stopped(Exception):
     """The role was asked to stop, has saved what a later attempt needs, and left its loop."""
 
@@ -48,7 +52,7 @@ def describe(error: BaseException, folder: Path) -> str:
     if full is not None:
         return f"disk full: {full.filename or folder}: {full.strerror}"
     words = " ".join(str(error).split())
-    if isinstance(error, ConfigError | NotFinite) and words:
+    if isinstance(error, ConfigError | NotFinite | PeerLost) and words:
         return words
     return f"{type(error).__name__}: {words}" if words else type(error).__name__
 

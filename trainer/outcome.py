@@ -22,6 +22,7 @@ class OutcomeKind(StrEnum):
 
     DONE = "done"
     STOPPED = "stopped"  # asked to, and everything needed to go on is saved
+    PEER_LOST = "peer-lost"  # another role was gone, and this one ended in order
     FAILED = "failed"
 
 
@@ -31,7 +32,7 @@ class Outcome:
 
     kind: OutcomeKind
     failure_class: FailureClass | None = None  # of `failed`
-    message: str = ""
+    message: str = ""  # of `failed` and `peer-lost`
     traceback: str = ""
 
     def write(self, path: Path, reserve: Path) -> None:
@@ -93,7 +94,8 @@ def judge(ends: Sequence[RoleEnd], stop: Stop | None) -> Verdict:
     """Decide what the attempt was.
 
     Args:
-        ends: All roles, in the order in which they ended: the first that went wrong is the reason.
+        ends: All roles, in the order in which they ended: the first that went wrong is the reason. Those that only
+            lost another one count where there is no other reason.
         stop: Why the coordinator wanted them to end, None where it did not.
     """
     unfinished = [end for end in ends if end.outcome is None or end.outcome.kind is not OutcomeKind.DONE]
@@ -101,7 +103,8 @@ def judge(ends: Sequence[RoleEnd], stop: Stop | None) -> Verdict:
         return Verdict(ExitCode.DONE)
     if stop is not None and stop.failure_class is FailureClass.STALLED:
         return Verdict(ExitCode.CRASH, FailureClass.STALLED, stop.message)
-    verdicts = [_judge_one(end, stop) for end in unfinished]
+    reasons = [end for end in unfinished if end.outcome is None or end.outcome.kind is not OutcomeKind.PEER_LOST]
+    verdicts = [_judge_one(end, stop) for end in reasons or unfinished]
     return next((verdict for verdict in verdicts if verdict.exit_code is not ExitCode.RESUMABLE), verdicts[0])
 
 
@@ -111,6 +114,8 @@ def _judge_one(end: RoleEnd, stop: Stop | None) -> Verdict:
         failure_class = outcome.failure_class or FailureClass.CRASH
         code = ExitCode.USAGE if failure_class is FailureClass.SPEC else ExitCode.CRASH
         return Verdict(code, failure_class, outcome.message, outcome.traceback)
+    if outcome is not None and outcome.kind is OutcomeKind.PEER_LOST:
+        return Verdict(ExitCode.CRASH, FailureClass.CRASH, f"role {end.name}: {outcome.message}")
     if outcome is not None:
         reason = stop or Stop(FailureClass.PREEMPTED, f"role {end.name} was asked to stop")
         return Verdict(ExitCode.RESUMABLE, reason.failure_class, reason.message)

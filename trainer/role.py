@@ -21,14 +21,15 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from trainer.errors import Stopped, describe, failure_class
+from trainer.errors import PeerLost, Stopped, describe, failure_class
+from trainer.exchange.rendezvous import Rendezvous
 from trainer.outcome import Outcome, OutcomeKind
-from trainer.run_dir import ExitCode, FailureClass, Phase, RunDir, Status
+from trainer.run_dir import ExitCode, FailureClass, Heartbeat, Phase, RunDir, Status
 
 ROLE_CONFIG_VARIABLE = "LONGSHORE_ROLE_CONFIG"
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 DUMP_SIGNAL = signal.SIGUSR2  # prints the stack of every thread: where a stalled role hangs
-BEAT_SECONDS = 1.0  # status.json is not written more often
+BEAT_SECONDS = 1.0  # heartbeat and status.json are not written more often
 TRACEBACK_CHARACTERS = 16_000  # the end of it; the reserve on a full disk holds no more
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -45,10 +46,14 @@ class RoleConfig:
     outcome: str  # where the role writes its last word
     reserve: str  # given up for it when the disk is full
     coordinator: int  # process id; the role does not outlive it
+    reports: bool = True  # status.json shows what this role says
+    rendezvous: Rendezvous | None = None  # with the other role, where there is one
 
     @staticmethod
     def read(path: Path) -> RoleConfig:
-        return RoleConfig(**json.loads(path.read_text(encoding="utf-8")))
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        rendezvous = Rendezvous(**raw["rendezvous"]) if raw["rendezvous"] else None
+        return RoleConfig(**raw | {"rendezvous": rendezvous})
 
 
 class RoleContext:
@@ -59,6 +64,9 @@ class RoleContext:
         run_dir: Where everything is written.
         attempt: Number of this start of the run, from 1.
         role: Own name.
+        rendezvous: With the other role, None where this is the only one.
+        exits_at_once: End the process without the interpreter's own clearing up, once the last word is written. A
+            simulator sets it whose end may hang, or pass for success.
     """
 
     def __init__(self, role: RoleConfig, clock: Callable[[], float] = time.time) -> None:
@@ -66,11 +74,16 @@ class RoleContext:
         self.run_dir = RunDir(Path(role.run_dir))
         self.attempt = role.attempt
         self.role = role.role
+        self.rendezvous = role.rendezvous
+        self.exits_at_once = False
+        self._reports = role.reports
         self._clock = clock
         self._stop = False
         optimization: Mapping[str, Any] = role.config.get("optimization") or {}
         total = int(optimization.get("total_optim_steps", 0))
         self._status = Status(Phase.STARTING, total_optim_steps=total, attempt=role.attempt)
+        self._alive: float | None = None
+        self._worked: float | None = None
         self._written: Status | None = None
 
     @property
@@ -82,6 +95,7 @@ class RoleContext:
         self,
         phase: Phase,
         *,
+        waiting: bool = False,
         optim_step: int | None = None,
         frames: int | None = None,
         fps: float | None = None,
@@ -90,11 +104,12 @@ class RoleContext:
     ) -> None:
         """Say that work has gone on: call it from the loop that does the work, and from nowhere else.
 
-        Cheap enough for every step: status.json is replaced once a second and whenever the phase changes. What is left
+        Cheap enough for every step: the files are replaced once a second and whenever the phase changes. What is left
         out keeps its last value.
 
         Args:
             phase: What the role is doing now.
+            waiting: It only waits for another role, alive itself. That other one is the one which must go on.
             optim_step: Optimiser steps done.
             frames: Environment frames collected.
             fps: Frames per second over the last log interval.
@@ -113,17 +128,24 @@ class RoleContext:
         }
         now = self._clock()
         changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-        self._status = replace(self._status, phase=phase, heartbeat=now, **changes)
+        status = self._status = replace(self._status, phase=phase, heartbeat=now, **changes)
+        works = phase is not Phase.STARTING and not waiting
+        self._alive = now if works or waiting else self._alive
+        self._worked = now if works else self._worked
         last = self._written
         if last is None or last.phase is not phase or not 0 <= now - last.heartbeat < BEAT_SECONDS:
-            self.run_dir.write_status(self._status)
-            self._written = self._status
+            heartbeat = Heartbeat(phase, status.optim_step, status.frames, self._alive, self._worked)
+            self.run_dir.write_heartbeat(self.attempt, self.role, heartbeat)
+            if self._reports:
+                self.run_dir.write_status(status)
+            self._written = status
 
     def reinstall_signals(self) -> None:
         """Put the role's signal handlers in place; again after Isaac's AppLauncher, which replaces them."""
         for number in STOP_SIGNALS:
             signal.signal(number, self._request_stop)
         with suppress(RuntimeError, ValueError, OSError):  # no stderr with a file number: nothing to print to
+            faulthandler.disable()  # else it would leave alone what has taken its place
             faulthandler.enable()
             faulthandler.register(DUMP_SIGNAL, all_threads=True)
 
@@ -134,7 +156,8 @@ class RoleContext:
 def run_role(main: Callable[[RoleContext], None]) -> NoReturn:
     """Run a role's main function as this process's only purpose, and end the process.
 
-    `main` returns when the training is done, and raises `Stopped` after it has saved because `should_stop` became true.
+    `main` returns when the training is done, raises `Stopped` after it has saved because `should_stop` became true, and
+    `PeerLost` when another role is gone.
     Exit status: 0 done, 75 stopped, 2 a wrong config, 1 anything else.
     """
     role = RoleConfig.read(Path(os.environ[ROLE_CONFIG_VARIABLE]))
@@ -145,6 +168,11 @@ def run_role(main: Callable[[RoleContext], None]) -> NoReturn:
     with suppress(OSError):
         sys.stderr.write(outcome.traceback)
     outcome.write(Path(role.outcome), Path(role.reserve))
+    if context.exits_at_once:
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(_exit_code(outcome))
     sys.exit(_exit_code(outcome))
 
 
@@ -154,6 +182,10 @@ def _run(main: Callable[[RoleContext], None], context: RoleContext) -> Outcome:
         main(context)
     except Stopped:
         return Outcome(OutcomeKind.STOPPED)
+    except PeerLost as error:
+        # Roles that are all asked to stop do not end at the same moment.
+        kind = OutcomeKind.STOPPED if context.should_stop else OutcomeKind.PEER_LOST
+        return Outcome(kind, message=describe(error, context.run_dir.root))
     except BaseException as error:
         # SystemExit too: libraries that call sys.exit() must not pass for a finished training.
         text = "".join(traceback.format_exception(error))[-TRACEBACK_CHARACTERS:]

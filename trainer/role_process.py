@@ -25,7 +25,7 @@ class RoleProcess:
         self._asked = False
         self._outcome = Path(config.outcome)
         self._last_word: float | None = None  # when it was first seen
-        write_atomically(file, json.dumps(asdict(config), indent=1))
+        write_atomically(file, json.dumps(asdict(config), indent=1), mode=0o600)  # it may hold the rendezvous' key
         environment = os.environ | {ROLE_CONFIG_VARIABLE: str(file)}
         self._process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, process_group=0)
 

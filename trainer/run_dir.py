@@ -71,6 +71,20 @@ class Status:
 
 
 @dataclass(frozen=True)
+class Heartbeat:
+    """Content of heartbeat-<role>.json: when a role of the attempt last went on, and when it last worked.
+
+    A role that waits for another one goes on without working. Preparations before the first work count as neither.
+    """
+
+    phase: Phase
+    optim_step: int = 0
+    frames: int = 0
+    alive: float | None = None  # unix seconds
+    worked: float | None = None  # unix seconds
+
+
+@dataclass(frozen=True)
 class Failure:
     """Content of failure.json: why the last attempt did not succeed."""
 
@@ -134,11 +148,14 @@ class RunDir:
         return self.root / "failure.json"
 
     def attempt(self, number: int) -> Path:
-        """Folder of one attempt: log.txt, exit_code and the outcome of each role."""
+        """Folder of one attempt: log.txt, exit_code, heartbeat and outcome of each role."""
         return self.root / "attempts" / str(number)
 
     def log(self, number: int) -> Path:
         return self.attempt(number) / "log.txt"
+
+    def heartbeat(self, number: int, role: str) -> Path:
+        return self.attempt(number) / f"heartbeat-{role}.json"
 
     def exit_code(self, number: int) -> Path:
         """The set-up script's exit status in decimal, written by its EXIT trap."""
@@ -155,11 +172,21 @@ class RunDir:
         write_atomically(self.status, json.dumps(asdict(status)), durable=False)
 
     def read_status(self) -> Status | None:
-        """The last heartbeat, or None where none was written yet."""
+        """Where the attempt stands, or None where nothing was written yet."""
         raw = read_json(self.status)
         if raw is None:
             return None
         return Status(**{**raw, "phase": Phase(raw["phase"])})
+
+    def write_heartbeat(self, number: int, role: str, heartbeat: Heartbeat) -> None:
+        write_atomically(self.heartbeat(number, role), json.dumps(asdict(heartbeat)), durable=False)
+
+    def read_heartbeat(self, number: int, role: str) -> Heartbeat | None:
+        """The last heartbeat of a role, or None where none was written yet."""
+        raw = read_json(self.heartbeat(number, role))
+        if raw is None:
+            return None
+        return Heartbeat(**{**raw, "phase": Phase(raw["phase"])})
 
     def write_failure(self, failure: Failure) -> None:
         raw = asdict(failure)
@@ -191,13 +218,14 @@ class RunDir:
                     yield json.loads(line)
 
 
-def write_atomically(path: Path, text: str, *, durable: bool = True) -> None:
+def write_atomically(path: Path, text: str, *, durable: bool = True, mode: int = 0o666) -> None:
     """Replace `path` by `text` so that readers see the old content or the new, never a part.
 
     Args:
         path: File to replace; its folder is made when missing.
         text: The whole new content.
         durable: Wait until the disk has it. Heartbeats, rewritten within seconds, need not.
+        mode: Permissions of the file, less what the umask takes away; 0o600 for what nobody else is to read.
 
     Raises:
         OSError: The disk is full or not writable; `path` is as it was before.
@@ -205,7 +233,7 @@ def write_atomically(path: Path, text: str, *, durable: bool = True) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("w", encoding="utf-8") as file:
+        with open(temporary, "w", encoding="utf-8", opener=lambda name, flags: os.open(name, flags, mode)) as file:
             file.write(text)
             if durable:
                 file.flush()

@@ -1,0 +1,156 @@
+"""What has been done so far: counted, saved with the learner and the replay, and summed up at the end."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from trainer.checkpoint import load_latest, save
+from trainer.config import Config
+from trainer.learner import Learner
+from trainer.randomness import random_state, restore_random_state
+from trainer.replay import Replay
+from trainer.run_dir import RunDir, write_atomically
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Progress:
+    """What has been done so far, over all attempts."""
+
+    frames: int = 0
+    seconds: float = 0.0  # spent in the training loop
+    random_return: float | None = None
+    returns: list[float] = field(default_factory=list)  # of episodes since the last log line
+    lengths: list[int] = field(default_factory=list)
+    evaluated: list[float] = field(default_factory=list)  # returns of those without noise
+
+    def count(
+        self, frames: int, returns: Sequence[float], lengths: Sequence[int], evaluated: Sequence[float] = ()
+    ) -> None:
+        """Add collected frames, and the episodes that ended in them.
+
+        Args:
+            frames: Over all environments.
+            returns: Of the exploring environments' episodes.
+            lengths: Of the same episodes, in steps.
+            evaluated: Returns of the episodes without noise.
+        """
+        self.frames += frames
+        self.returns += returns
+        self.lengths += lengths
+        self.evaluated += evaluated
+
+    def pop_episodes(self) -> dict[str, float]:
+        """Metrics of the episodes since the last call; none where none ended."""
+        returns, lengths, evaluated = self.returns, self.lengths, self.evaluated
+        self.returns, self.lengths, self.evaluated = [], [], []
+        metrics: dict[str, float] = {}
+        if returns:
+            metrics |= {
+                "episode/return": sum(returns) / len(returns),
+                "episode/length": sum(lengths) / len(lengths),
+                "episode/count": float(len(returns)),
+            }
+        if evaluated:
+            metrics |= {"eval/return": sum(evaluated) / len(evaluated), "eval/count": float(len(evaluated))}
+        return metrics
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A moment of the training, for rates between two."""
+
+    time: float
+    step: int
+    frames: int
+
+    def rates_since(self, earlier: Mark) -> dict[str, float]:
+        seconds = max(self.time - earlier.time, 1e-9)
+        return {
+            "throughput/fps": (self.frames - earlier.frames) / seconds,
+            "throughput/steps_per_s": (self.step - earlier.step) / seconds,
+        }
+
+
+def save_progress(
+    run_dir: RunDir, config: Config, learner: Learner, replay: Replay, progress: Progress, collector: Any
+) -> None:
+    """Write a checkpoint of everything.
+
+    Args:
+        run_dir: Of the run.
+        config: `checkpoint` says how many are kept, and whether the replay is part of them.
+        learner: Its weights, optimiser and step.
+        replay: Its rows.
+        progress: The counts.
+        collector: `Collector.state_dict()` as of the replay's last row; None where the environments are to start anew.
+
+    Raises:
+        NotFinite: The weights are spoilt; nothing was written.
+        OSError: The disk is full or not writable.
+    """
+    parts: dict[str, Any] = {
+        "learner": learner.state_dict(),
+        "collector": collector,
+        "progress": vars(progress),
+        "random": random_state(),
+    }
+    if config.checkpoint.replay:
+        parts["replay"] = replay.state_dict()
+    save(run_dir, learner.step, parts, keep=config.checkpoint.keep)
+
+
+def resume(run_dir: RunDir, learner: Learner, replay: Replay) -> tuple[Progress, Any]:
+    """Go on from the newest checkpoint, or from nothing where there is none.
+
+    Returns:
+        The counts, and what `Collector.state_dict()` was then; None for environments that start anew.
+    """
+    checkpoint = load_latest(run_dir)
+    if checkpoint is None:
+        return Progress(), None
+    parts = checkpoint.parts
+    learner.load_state_dict(parts["learner"])
+    progress = Progress(**parts["progress"])
+    if "replay" in parts:
+        replay.load_state_dict(parts["replay"])
+    restore_random_state(parts["random"])
+    log.info("resuming from step %s, %s frames", checkpoint.step, f"{progress.frames:,}")
+    return progress, parts["collector"]
+
+
+def write_summary(
+    run_dir: RunDir,
+    config: Config,
+    progress: Progress,
+    optim_steps: int,
+    trained_return: float | None,
+    max_return: float | None,
+) -> None:
+    """Leave summary.json.
+
+    Args:
+        run_dir: Of the run.
+        config: For the task's name.
+        progress: The counts.
+        optim_steps: Optimiser steps done.
+        trained_return: Mean return of the trained policy, None where it was not evaluated.
+        max_return: Largest possible return, None where it is not known.
+    """
+    summary = {
+        "task": config.env.name,
+        "random_return": progress.random_return,
+        "trained_return": trained_return,
+        "max_return": max_return,
+        "frames": progress.frames,
+        "fps": progress.frames / progress.seconds if progress.seconds else None,
+        "optim_steps": optim_steps,
+        "steps_per_s": optim_steps / progress.seconds if progress.seconds else None,
+        "seconds": progress.seconds,
+    }
+    write_atomically(run_dir.summary, json.dumps(summary, indent=2))
