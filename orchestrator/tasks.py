@@ -23,7 +23,8 @@ class Task:
     Attributes:
         name: As `env.name` takes it.
         simulator: As `env.backend` takes it.
-        kind: What the agent observes: `state` or `pixels`.
+        kind: What its agent sees: `state`, or `camera` where it has one of its own; `multi-agent` where several act,
+            which the trainer refuses.
     """
 
     name: str

@@ -1,27 +1,39 @@
-"""Write orchestrator/tasks.json: the tasks that mjlab and Isaac Lab register.
+"""Write the lists of tasks that mjlab and Isaac Lab register, with what each one shows.
 
-Usage: python tools/list_tasks.py ISAACLAB_WHEEL
+Usage: .venv/bin/python tools/list_tasks.py [PYTHON]
 
-mjlab is asked itself, so it must be installed. Isaac Lab needs a GPU to import; its wheel (`pip download --no-deps
-isaaclab==2.3.0`) is read instead.
+mjlab is asked in this interpreter, Isaac Lab in PYTHON (.venv-torch27/bin/python), with stubs in place of Isaac Sim:
+see tools/isaaclab_registry.py. Written are orchestrator/tasks.json, and for the trainer, which must know it before
+Isaac Sim starts, trainer/simulators/isaaclab_tasks.py.
 """
 
 from __future__ import annotations
 
-import ast
 import json
-import re
+import subprocess
 import sys
-import zipfile
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
-TASKS_FILE = Path(__file__).resolve().parents[1] / "orchestrator" / "tasks.json"
-ISAACLAB_PACKAGE = "isaaclab_tasks/isaaclab_tasks/"
-# `isaaclab_tasks/__init__.py` does not import these: they need pinocchio, which a user has to ask for.
-ISAACLAB_NOT_IMPORTED = ("utils", ".mdp", "pick_place")
-# Names of camera tasks and of their config classes, in Isaac Lab 2.3.
-ISAACLAB_PIXELS = re.compile(r"Camera|RGB|Depth|Vision|Visuomotor|Theia|ResNet", re.IGNORECASE)
+ROOT = Path(__file__).resolve().parents[1]
+TASKS_FILE = ROOT / "orchestrator" / "tasks.json"
+CAMERA_FILE = ROOT / "trainer" / "simulators" / "isaaclab_tasks.py"
+PYTHON = ROOT / ".venv-torch27" / "bin" / "python"
+
+CAMERA_TASKS = """\
+\"\"\"Isaac Lab {version}'s own tasks with cameras, for which Isaac Sim must be started with them. Imports no torch.
+
+Written by tools/list_tasks.py.
+\"\"\"
+
+CAMERA_TASKS = frozenset(
+    {{
+{names}
+    }}
+)
+"""
 
 
 def mjlab_tasks() -> dict[str, str]:
@@ -31,54 +43,37 @@ def mjlab_tasks() -> dict[str, str]:
 
     def kind(task: str) -> str:
         sensors = load_env_cfg(task).scene.sensors
-        return "pixels" if any(type(sensor).__name__ == "CameraSensorCfg" for sensor in sensors) else "state"
+        return "camera" if any(type(sensor).__name__ == "CameraSensorCfg" for sensor in sensors) else "state"
 
     return {task: kind(task) for task in sorted(list_tasks())}
 
 
-def isaaclab_tasks(wheel: Path) -> dict[str, str]:
-    """Ids that importing `isaaclab_tasks` of a wheel registers with gymnasium, with what each task observes."""
-    tasks = {}
-    with zipfile.ZipFile(wheel) as archive:
-        for name in archive.namelist():
-            _, found, module = name.partition(ISAACLAB_PACKAGE)
-            if not found or not module.endswith(".py"):
-                continue
-            if any(skipped in f".{module.replace('/', '.')}" for skipped in ISAACLAB_NOT_IMPORTED):
-                continue
-            tasks.update(_registered(archive.read(name).decode()))
-    return dict(sorted(tasks.items()))
+def isaaclab_registry(python: Path) -> dict[str, Any]:
+    """What tools/isaaclab_registry.py says in an environment that has Isaac Lab's package."""
+    command = [str(python), str(ROOT / "tools" / "isaaclab_registry.py")]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    if answer.returncode != 0:
+        sys.exit(answer.stderr)
+    registry: dict[str, Any] = json.loads(answer.stdout)
+    return registry
 
 
-def _registered(source: str) -> dict[str, str]:
-    tasks = {}
-    for call in ast.walk(ast.parse(source)):
-        if not (isinstance(call, ast.Call) and ast.unparse(call.func) in ("gym.register", "gymnasium.register")):
-            continue
-        arguments = {keyword.arg: keyword.value for keyword in call.keywords}
-        task = ast.literal_eval(arguments["id"])
-        kwargs = arguments.get("kwargs")
-        config = ""
-        if isinstance(kwargs, ast.Dict):
-            config = next(
-                ast.unparse(value)
-                for key, value in zip(kwargs.keys, kwargs.values, strict=True)
-                if isinstance(key, ast.Constant) and key.value == "env_cfg_entry_point"
-            )
-        tasks[task] = "pixels" if ISAACLAB_PIXELS.search(f"{task} {config}") else "state"
-    return tasks
+def camera_tasks(release: str, kinds: Mapping[str, str]) -> str:
+    """Content of the trainer's list."""
+    names = (f'        "{task}",' for task, kind in kinds.items() if kind == "camera")
+    return CAMERA_TASKS.format(version=release, names="\n".join(names))
 
 
 def main() -> None:
-    """Write the file anew."""
-    if len(sys.argv) != 2:
-        sys.exit(__doc__)
-    wheel = Path(sys.argv[1])
+    """Write the files anew."""
+    registry = isaaclab_registry(Path(sys.argv[1]) if len(sys.argv) > 1 else PYTHON)
+    kinds = {task: content["kind"] for task, content in registry["tasks"].items()}
     listed = {
-        "isaaclab": {"version": wheel.name.split("-")[1], "tasks": isaaclab_tasks(wheel)},
+        "isaaclab": {"version": registry["version"], "tasks": kinds},
         "mjlab": {"version": version("mjlab"), "tasks": mjlab_tasks()},
     }
     TASKS_FILE.write_text(json.dumps(listed, indent=1) + "\n", encoding="utf-8")
+    CAMERA_FILE.write_text(camera_tasks(registry["version"], kinds), encoding="utf-8")
 
 
 if __name__ == "__main__":

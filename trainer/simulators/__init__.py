@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from trainer.config import Config
     from trainer.simulators.base import Simulator
 
-BACKENDS = ("mjlab", "debug")
+BACKENDS = ("mjlab", "isaaclab", "debug")
 
 
 def make_simulator(config: Config, seed: int, device: torch.device) -> Simulator:
@@ -25,6 +25,10 @@ def make_simulator(config: Config, seed: int, device: torch.device) -> Simulator
         from trainer.simulators.mjlab import MjlabSimulator
 
         return MjlabSimulator(config, seed, device)
+    if config.backend == "isaaclab":
+        from trainer.simulators.isaaclab import IsaacLabSimulator
+
+        return IsaacLabSimulator(config, seed, device)
     if config.backend == "debug":
         from trainer.simulators.debug import DebugSimulator
 

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
+import torch
 from torch import Tensor
+
+
+class Space(NamedTuple):
+    """One key of the observations: its shape in one environment, and its type."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype = torch.float32
 
 
 class Step(NamedTuple):
     """What one step of all environments gave."""
 
-    observation: Tensor  # after any reset, float32 [N, O]
+    observation: Mapping[str, Tensor]  # after any reset, [N, …] of each key
     reward: Tensor  # float32 [N]
     is_last: Tensor  # an episode ended with this step, bool [N]
     is_terminal: Tensor  # … by termination, not by a time limit, bool [N]
@@ -21,18 +30,18 @@ class Simulator(Protocol):
 
     Attributes:
         environments: N.
-        observation: Width of the observation.
+        observation: Keys of the observations: vectors are float32 `[O]`, images uint8 `[H, W, C]`.
         action: Width of the action.
         max_return: Largest possible return of an episode where the task has one that is known, for the summary.
     """
 
     environments: int
-    observation: int
+    observation: Mapping[str, Space]
     action: int
     max_return: float | None
 
-    def reset(self) -> Tensor:
-        """Begin an episode in every environment; returns the observations `[N, O]`."""
+    def reset(self) -> Mapping[str, Tensor]:
+        """Begin an episode in every environment; returns the observations, `[N, …]` of each key."""
         ...
 
     def step(self, action: Tensor) -> Step:
@@ -43,8 +52,8 @@ class Simulator(Protocol):
         """All of the simulator's state, or None where it cannot be saved: a resumed run starts new episodes then."""
         ...
 
-    def load_state_dict(self, saved: dict[str, Any]) -> Tensor:
-        """Go on from `state_dict`; returns the observations `[N, O]` of that moment."""
+    def load_state_dict(self, saved: dict[str, Any]) -> Mapping[str, Tensor]:
+        """Go on from `state_dict`; returns the observations of that moment."""
         ...
 
     def close(self) -> None:

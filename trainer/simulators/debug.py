@@ -6,6 +6,7 @@ rewards that depend on the action, and observations after the reset.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -13,9 +14,10 @@ from torch import Tensor
 
 from trainer.config import Config
 from trainer.errors import ConfigError
-from trainer.simulators.base import Step
+from trainer.simulators.base import Space, Step
 
 TASKS = ("Debug-Reach",)
+KEY = "policy"
 EPISODE_STEPS = 25
 ARENA = 2.0  # distance from the origin at which an episode terminates
 SPEED = 0.2  # distance a step at full action
@@ -24,7 +26,7 @@ SPEED = 0.2  # distance a step at full action
 class DebugSimulator:
     """Position and action in the plane; the reward is 1 at the origin and falls with the distance."""
 
-    observation = 3  # position and the share of the episode that has passed
+    observation: Mapping[str, Space] = {KEY: Space((3,))}  # position and the share of the episode that has passed
     action = 2
     max_return: float | None = None
 
@@ -37,7 +39,7 @@ class DebugSimulator:
         self._position = torch.zeros(self.environments, 2)
         self._age = torch.zeros(self.environments, dtype=torch.long)
 
-    def reset(self) -> Tensor:
+    def reset(self) -> dict[str, Tensor]:
         self._restart(torch.ones(self.environments, dtype=torch.bool))
         return self._observe()
 
@@ -58,7 +60,7 @@ class DebugSimulator:
             "generator": self._generator.get_state(),
         }
 
-    def load_state_dict(self, saved: dict[str, Any]) -> Tensor:
+    def load_state_dict(self, saved: dict[str, Any]) -> dict[str, Tensor]:
         self._position, self._age = saved["position"].clone(), saved["age"].clone()
         self._generator.set_state(saved["generator"])
         return self._observe()
@@ -71,6 +73,6 @@ class DebugSimulator:
         self._position = torch.where(which.unsqueeze(-1), positions, self._position)
         self._age = torch.where(which, 0, self._age)
 
-    def _observe(self) -> Tensor:
+    def _observe(self) -> dict[str, Tensor]:
         share = self._age.unsqueeze(-1) / EPISODE_STEPS
-        return torch.cat([self._position, share], -1).to(self._device)
+        return {KEY: torch.cat([self._position, share], -1).to(self._device)}

@@ -1,19 +1,24 @@
-"""mjlab: MuJoCo-Warp physics on a GPU or a CPU, through TorchRL's MJLabWrapper.
+"""mjlab: MuJoCo-Warp physics on a GPU or a CPU, built by TorchRL's MJLabEnv.
 
-The wrapper keeps mjlab's own auto-reset, as Isaac Lab's does: an episode's last observation is never seen.
+mjlab resets environments itself, as Isaac Lab does: an episode's last observation is never seen. Steps go to mjlab's
+own environment: the host is what a step waits for, and TensorDicts would cost it a hundredth of a Go1's step.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
-from tensordict import TensorDict
 from torch import Tensor
 
 from trainer.config import Config
 from trainer.errors import ConfigError
-from trainer.simulators.base import Step
+from trainer.simulators.base import Space, Step
+from trainer.simulators.observations import PIXELS, check_groups, chosen_groups, own, picked
+
+GROUP = "actor"  # of observations, in all of mjlab's tasks
 
 # dm_control's rewards lie in [0, 1]; mjlab multiplies them by the control step and adds them up over an episode.
 BOUNDED_REWARDS = ("Mjlab-Cartpole-Balance", "Mjlab-Cartpole-Swingup")
@@ -32,7 +37,7 @@ class MjlabSimulator:
     """
 
     def __init__(self, config: Config, seed: int, device: torch.device) -> None:
-        os.environ.setdefault("MUJOCO_GL", "disable")  # nothing is rendered; GL libraries need not be there
+        os.environ.setdefault("MUJOCO_GL", "disable")  # cameras are Warp's own; GL libraries need not be there
         os.environ.setdefault("MJLAB_WARP_QUIET", "1")  # no line for each of a hundred kernels
         from torchrl.envs.libs.mjlab import MJLabEnv
 
@@ -47,42 +52,58 @@ class MjlabSimulator:
             allow_done_after_reset=True,
         )
         self._env.set_seed(seed)
-        groups = self._env.observation_spec
-        self._key = config.observation_key
-        if self._key not in list(groups):
-            raise ConfigError(f"env.observation_key: {config.name} has {', '.join(groups)}, not {self._key!r}")
+        self._groups = chosen_groups(config, GROUP)
+        specs = self._env.observation_spec
+        check_groups(self._groups, list(specs), config.name)
+        self._raw: Any = self._env._env
         self.environments = config.num_envs
-        self.observation = groups[self._key].shape[-1]
+        self.observation = {group: Space(tuple(specs[group].shape[1:])) for group in self._groups}
+        self._camera: str | None = None
+        if config.from_pixels:
+            camera = _camera(self._raw.cfg.scene.sensors, config.name)
+            self._camera = camera.name
+            self.observation[PIXELS] = Space((camera.height, camera.width, 3), torch.uint8)
         self.action = self._env.action_spec.shape[-1]
         self._limit = config.action_limit
-        cfg = self._env._env.cfg
         bounded = config.name in BOUNDED_REWARDS
-        self.max_return: float | None = cfg.episode_length_s if bounded else None
-        self._current = TensorDict(batch_size=[config.num_envs], device=device)
+        self.max_return: float | None = self._raw.cfg.episode_length_s if bounded else None
 
-    def reset(self) -> Tensor:
-        self._current = self._env.reset()
-        return self._observe()
+    def reset(self) -> dict[str, Tensor]:
+        observation, _ = self._raw.reset()
+        return self._observe(observation)
 
     def step(self, action: Tensor) -> Step:
-        self._current["action"] = action * self._limit
-        stepped, self._current = self._env.step_and_maybe_reset(self._current)
-        after = stepped["next"]
-        return Step(
-            self._observe(),
-            after["reward"].squeeze(-1).clone(),
-            after["done"].squeeze(-1).clone(),  # mjlab reuses its buffers
-            after["terminated"].squeeze(-1).clone(),
-        )
+        observation, reward, terminated, truncated, _ = self._raw.step(action * self._limit)
+        # mjlab reuses its buffers.
+        return Step(self._observe(observation), own(reward), terminated | truncated, terminated.clone())
 
     def state_dict(self) -> None:
         return None  # MuJoCo's state could be saved, the managers' (events, commands, delays) cannot
 
-    def load_state_dict(self, saved: dict[str, object]) -> Tensor:
+    def load_state_dict(self, saved: dict[str, object]) -> dict[str, Tensor]:
         raise NotImplementedError("mjlab's state cannot be saved, so that there is none to load")
 
     def close(self) -> None:
         self._env.close(raise_if_closed=False)
 
-    def _observe(self) -> Tensor:
-        return self._current[self._key].float().clone()
+    def _observe(self, observation: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        seen = picked(observation, self._groups)
+        if self._camera is not None:
+            seen[PIXELS] = own(self._raw.scene[self._camera].data.rgb)  # its group has it as floats, [N, C, H, W]
+        return seen
+
+
+def _camera(sensors: Sequence[Any], task: str) -> Any:
+    """Configuration of the one sensor that gives colours.
+
+    Raises:
+        ConfigError: There is none, or there are several.
+    """
+    cameras = [sensor for sensor in sensors if "rgb" in getattr(sensor, "data_types", ())]
+    if len(cameras) != 1:
+        names = ", ".join(camera.name for camera in cameras)
+        raise ConfigError(
+            f"env.from_pixels: {task} has {names or 'no camera'}; one camera with colours is needed, as "
+            "Mjlab-Lift-Cube-Yam-Rgb has"
+        )
+    return cameras[0]

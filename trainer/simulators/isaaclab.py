@@ -1,0 +1,131 @@
+"""Isaac Lab: PhysX on a GPU, built by TorchRL's IsaacLabWrapper. Isaac Sim must have been started before torch.
+
+Isaac Lab resets environments itself: what an episode ended with is never seen, but its reward and whether it was a
+termination are. Steps go to Isaac Lab's own environment, not through the wrapper: that would put NaN where the last
+observation was and a TensorDict around everything, and the host is what a step waits for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from torch import Tensor
+
+from trainer.config import Config
+from trainer.errors import ConfigError
+from trainer.simulators import isaaclab_app
+from trainer.simulators.base import Space, Step
+from trainer.simulators.isaaclab_camera import add_camera, read_camera
+from trainer.simulators.isaaclab_config import configure, import_packages, task_config
+from trainer.simulators.observations import PIXELS, check_groups, chosen_groups, own, picked, spaces_of
+
+GROUP = "policy"  # of observations, in all of Isaac Lab's tasks
+
+_simulation: Any = None  # kept: a collected environment would close itself, and closing may hang
+
+
+class IsaacLabSimulator:
+    """One Isaac Lab task; there can be one in a process.
+
+    Args:
+        config: `env` of the trainer's config.
+        seed: Of resets, commands and observation noise.
+        device: The first GPU.
+
+    Raises:
+        ConfigError: The task, its settings or the device are not what Isaac Lab has, or an agent cannot act in it.
+        RuntimeError: Isaac Sim was not started, or this process has a simulation already.
+    """
+
+    max_return: float | None = None
+
+    def __init__(self, config: Config, seed: int, device: torch.device) -> None:
+        global _simulation
+        if not isaaclab_app.is_running():
+            raise RuntimeError(
+                "Isaac Sim does not run: trainer.simulators.launch must start it before torch is imported"
+            )
+        if _simulation is not None:
+            raise RuntimeError(
+                "this process has a simulation already, and Isaac Sim holds only one: a second needs another process"
+            )
+        _check_device(device, config)
+        import_packages(config.packages)
+        task = task_config(config.name)
+        groups = chosen_groups(config, GROUP)
+        configure(task, config, seed, str(device))
+        if config.from_pixels:
+            add_camera(task, config.camera)
+        env = _simulation = gymnasium.make(config.name, cfg=task)
+        self._raw: Any = env.unwrapped
+        self._shift, self._scale = _action_bounds(config, self._raw.single_action_space, device)
+        check_groups(groups, list(_specs(env, device)), config.name)
+        self._groups, self._pixels = groups, bool(config.from_pixels)
+        self.environments = config.num_envs
+        self.observation: Mapping[str, Space] = spaces_of(self.reset())  # a space does not tell bytes from floats
+        self.action = len(self._scale)
+
+    def reset(self) -> dict[str, Tensor]:
+        observation, _ = self._raw.reset()
+        return self._observe(observation)
+
+    def step(self, action: Tensor) -> Step:
+        observation, reward, terminated, truncated, _ = self._raw.step(self._shift + self._scale * action)
+        # Isaac Lab reuses its buffers.
+        return Step(self._observe(observation), own(reward), terminated | truncated, terminated.clone())
+
+    def state_dict(self) -> None:
+        return None  # the scene's state could be saved, the managers' (events, commands, curricula) cannot
+
+    def load_state_dict(self, saved: dict[str, object]) -> dict[str, Tensor]:
+        raise NotImplementedError("Isaac Lab's state cannot be saved, so that there is none to load")
+
+    def close(self) -> None:
+        """Nothing: closing may hang, and the end of the process frees what there is (`RoleContext.exits_at_once`)."""
+
+    def _observe(self, observation: Mapping[str, Any]) -> dict[str, Tensor]:
+        seen = picked(observation, self._groups)
+        if self._pixels:
+            seen[PIXELS] = own(read_camera(self._raw.scene))
+        return seen
+
+
+def _check_device(device: torch.device, config: Config) -> None:
+    if device.type == "cuda" and (device.index or 0) == 0:
+        return
+    if device.type == "cpu" and config.allow_cpu:
+        return
+    raise ConfigError(
+        f"device: Isaac Lab runs on cuda:0, not on {device}"
+        + ("; no GPU can be seen" if not torch.cuda.is_available() else "")
+    )
+
+
+def _specs(env: Any, device: torch.device) -> Any:
+    """What TorchRL makes of the task's observations: a Composite of groups, `[N, …]` each."""
+    from torchrl.envs.libs.isaac_lab import IsaacLabWrapper
+
+    wrapped = IsaacLabWrapper(env, device=device, native_autoreset=True, allow_done_after_reset=True)
+    return wrapped.observation_spec
+
+
+def _action_bounds(config: Config, space: Any, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Shift and scale `[A]` that make actions within [-1, 1] the task's own.
+
+    Raises:
+        ConfigError: Actions are no vector of numbers.
+    """
+    if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1:
+        raise ConfigError(f"env.name: actions of {config.name} are {space}; agents act with a vector of numbers")
+    bounded = np.isfinite(space.low) & np.isfinite(space.high)
+    low = np.where(bounded, space.low, -config.action_limit)
+    high = np.where(bounded, space.high, config.action_limit)
+
+    def vector(values: Any) -> Tensor:
+        return torch.as_tensor(values, dtype=torch.float32, device=device)
+
+    return vector((low + high) / 2), vector((high - low) / 2)
