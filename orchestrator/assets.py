@@ -15,6 +15,12 @@ def templates_folder() -> Path:
     return installed if installed.is_dir() else _PACKAGE.parent / "templates"
 
 
+def containers_folder() -> Path:
+    """The folder of Dockerfile.isaac: `orchestrator/containers` when installed, `containers` in a clone."""
+    installed = _PACKAGE / "containers"
+    return installed if installed.is_dir() else _PACKAGE.parent / "containers"
+
+
 def trainer_folder() -> Path:
     """The trainer package that runs ship: the one that this Python would import."""
     assert trainer.__file__ is not None, "trainer is a regular package"

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from orchestrator import container_commands
 from orchestrator.backends import load_backend
 from orchestrator.errors import LongshoreError, Problem, SpecError, UsageError
 from orchestrator.surroundings import (
@@ -249,6 +250,10 @@ def cancel(
     for record in end(store, load_backend, going, limit):
         print(f"{record.run_id} {record.state}")
     return 0
+
+
+app.command()(container_commands.shell)
+app.add_typer(container_commands.image, name="image")
 
 
 @app.command()

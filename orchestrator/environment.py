@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from orchestrator.job import GitSource, PackageSource, PathSource, Setup
@@ -22,6 +24,8 @@ ISAAC_VARIABLES: Mapping[str, str] = {
     "OMNI_KIT_ACCEPT_EULA": "yes",
     "ACCEPT_EULA": "Y",
     "OMNI_KIT_ALLOW_ROOT": "1",
+    "HEADLESS": "1",
+    "HUB__ARGS__DETECT_ONLY": "false",  # newer images say true, and then every start asks some 40 times for a hub
     "PYTHONNOUSERSITE": "1",
     "TD_GET_DEFAULTS_TO_NONE": "1",
 }
@@ -29,6 +33,13 @@ COMMON_VARIABLES: Mapping[str, str] = {"PYTHONUNBUFFERED": "1"}  # the log is fo
 
 # What tensordict and torchrl import besides torch. Their own requirements would replace the container's torch.
 LIGHT_DEPENDENCIES = ("pyvers", "hoptorch==0.1.4", "cloudpickle", "orjson", "importlib_metadata")
+# What the trainer imports besides. Isaac Lab's image has all of it but W&B.
+TRAINER_DEPENDENCIES = ("hydra-core>=1.3.2", "tensorboard")
+WANDB = "wandb>=0.22.3"
+# Never moved, whoever asks: what the image was built around.
+HELD = frozenset({"torch", "numpy"})
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(?=$|[\s\[<>=!~;@])")  # of a requirement; a URL has a colon behind it
 
 
 def script_context(
@@ -89,12 +100,23 @@ def container_setup(job: JobSpec) -> ContainerSetup:
     """What is installed where the job's container starts."""
     setup, gpus = job.setup, job.resources.gpus
     return ContainerSetup(
-        installs=tuple(_installs(setup)),
+        installs=(installs := tuple(_installs(job))),
+        own=_own_names(installs),
         apt=setup.apt,
         wheelhouse=setup.wheelhouse,
         visible_devices=",".join(map(str, range(gpus))) if gpus >= 2 else "",
         kill_all=setup.kill == "all",
+        secrets=bool(job.secrets),
     )
+
+
+def host_folders(job: JobSpec) -> tuple[str, ...]:
+    """Folders of the submitter's machine that the script of a job reads."""
+    setup = job.setup
+    sources = [
+        source.path for source in (setup.tensordict, setup.torchrl, *setup.code) if isinstance(source, PathSource)
+    ]
+    return (*([setup.wheelhouse] if setup.wheelhouse else []), *sources)
 
 
 def unused_settings(job: JobSpec) -> list[str]:
@@ -119,16 +141,36 @@ def _modules(simulator: str) -> tuple[str, ...]:
     return (f"trainer.simulators.{simulator}", *((package,) if package else ()))
 
 
-def _installs(setup: Setup) -> Iterator[Install]:
-    alone = ("--no-deps",)
-    yield Install("light-dependencies", LIGHT_DEPENDENCIES, alone)
-    yield Install("tensordict", (requirement(setup.tensordict, "tensordict"),), alone)
-    # Built, where it is built at all, against the container's own torch.
-    yield Install("torchrl", (requirement(setup.torchrl, "torchrl"),), ("--no-build-isolation", *alone))
+def _installs(job: JobSpec) -> Iterator[Install]:
+    setup = job.setup
+    wandb = () if job.environment.get("WANDB_MODE", "online") == "disabled" or not _wants_wandb(job) else (WANDB,)
+    yield Install("light-dependencies", LIGHT_DEPENDENCIES, ("--no-deps",))
+    yield _package("tensordict", setup.tensordict)
+    yield _package("torchrl", setup.torchrl)
+    yield Install("trainer", (*TRAINER_DEPENDENCIES, *wandb))
     if setup.pip:
         yield Install("pip", setup.pip)
     for index, source in enumerate(setup.code):
-        yield Install(f"code-{index}", (requirement(source),), alone)
+        yield replace(_package(f"code-{index}", source), kept=False)
+
+
+def _wants_wandb(job: JobSpec) -> bool:
+    return "WANDB_API_KEY" in job.secrets or "WANDB_MODE" in job.environment
+
+
+def _package(label: str, source: PackageSource) -> Install:
+    """One package, built, where it is built at all, against the container's own torch, and without what it asks for."""
+    flags = ("--no-build-isolation", "--no-deps", "--ignore-installed")
+    if isinstance(source, PathSource):
+        return Install(label, (), flags, folder=source.path, kept=False)
+    return Install(label, (requirement(source, label),), flags)
+
+
+def _own_names(installs: Sequence[Install]) -> tuple[str, ...]:
+    """Names of the packages whose version the job decides, and not the image."""
+    named = [_NAME.match(package) for install in installs for package in install.packages]
+    names = [match[0] for match in named if match] + [install.label for install in installs]
+    return tuple(sorted({re.sub(r"[-_.]+", "-", name).lower() for name in names} - HELD))
 
 
 def requirement(source: PackageSource, name: str = "") -> str:

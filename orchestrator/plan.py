@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.backends import load_backend
-from orchestrator.backends.base import Launch, LaunchRequest
-from orchestrator.environment import script_context, unused_settings
+from orchestrator.backends.base import ContainerRequest, Launch, LaunchRequest
+from orchestrator.environment import host_folders, is_isaac, script_context, unused_settings
 from orchestrator.errors import UsageError
 from orchestrator.profile import Profile
 from orchestrator.script import ScriptContext, render_script
@@ -159,7 +159,11 @@ class _Planner:
         job = member.job
         run_id = f"{self.plan_id}-{member.index:03d}" if self.is_sweep else self.plan_id
         run_dir = RunDir(self.home / run_id)
-        request = LaunchRequest(run_id, run_dir.root, run_dir.script, 1, job.secrets, job.resources.time_seconds)
+        key = submission_key(job, self.snapshot, self.profile, member.index)
+        container = None if job.image is None or job.backend == "local" else self._container(job, job.image, key)
+        request = LaunchRequest(
+            run_id, run_dir.root, run_dir.script, 1, job.secrets, job.resources.time_seconds, container
+        )
         files = Texts(
             {
                 _name_of("job"): lambda: job_to_yaml(job),
@@ -172,7 +176,7 @@ class _Planner:
             run_id=run_id,
             name=member.name,
             index=member.index,
-            key=submission_key(job, self.snapshot, self.profile, member.index),
+            key=key,
             job=job,
             run_dir=run_dir.root,
             files=files,
@@ -189,6 +193,19 @@ class _Planner:
             run_dir=run_dir.root,
             snapshot=snapshot_folder(self.snapshot, self.home),
             python=self.python,
+        )
+
+    def _container(self, job: JobSpec, image: str, key: str) -> ContainerRequest:
+        labels = {"name": job.name, "key": key, "snapshot": self.snapshot.digest, "profile": self.profile.name}
+        return ContainerRequest(
+            image=image,
+            resources=job.resources,
+            mounts=(*self.profile.mounts, *job.mounts),
+            folders=(str(snapshot_folder(self.snapshot, self.home)), *host_folders(job)),
+            cache=self.profile.cache,
+            engine=self.profile.engine,
+            isaac=is_isaac(job),
+            labels={**labels, "sweep": self.plan_id} if self.is_sweep else labels,
         )
 
     def _shared(self) -> dict[str, Any]:
@@ -265,6 +282,7 @@ def _summary(run: PlannedRun) -> dict[str, Any]:
             "environment": dict(launch.environment),
             "attempt": launch.request.attempt,
             "time_limit": launch.request.time_limit,
+            **({} if launch.container is None else {"engine": launch.engine, "container": launch.container}),
         }
         if launch.commands
         else None,

@@ -33,6 +33,9 @@ class Profile(Model):
     cache: PathText | None = Field(None, description="Folder of the host for caches that outlive a run")
     partition: Partition | None = Field(None, description="Partition for jobs that name none")
     container_runtime: Literal["docker", "podman"] = Field("docker", description="Command of the backend `docker`")
+    engine: PathText | None = Field(
+        None, description="Address of the container engine: unix:///PATH, ssh://USER@HOST; by default DOCKER_HOST's"
+    )
     commands: dict[Name, tuple[PathText, ...]] = Field(
         default_factory=dict, description="What to type instead of a cluster's command, word by word"
     )

@@ -140,6 +140,8 @@ def launch_text(launch: Launch) -> str:
             "time_limit": request.time_limit,
             "commands": launch.commands,
             "environment": dict(launch.environment),
+            "container": launch.container,
+            "engine": launch.engine,
         }
     )
 
@@ -155,7 +157,8 @@ def parse_launch(text: str) -> Launch:
         secrets=tuple(raw["secrets"]),
         time_limit=raw["time_limit"],
     )
-    return Launch(request, tuple(tuple(argv) for argv in raw["commands"]), raw["environment"])
+    commands = tuple(tuple(argv) for argv in raw["commands"])
+    return Launch(request, commands, raw["environment"], raw.get("container"), raw.get("engine"))
 
 
 def attempt_record(row: sqlite3.Row) -> Attempt:

@@ -23,17 +23,22 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 
 @dataclass(frozen=True)
 class Install:
-    """One `pip install`, done once in a container.
+    """One `pip install` in a container.
 
     Attributes:
         label: Name of the step in the log, and of the file that says it is done.
         packages: Requirements as pip takes them.
         flags: Options of pip.
+        folder: Source of a package, instead of `packages`; a copy of it is installed, because building writes there.
+        kept: Done once for all runs that install the same on the same image. What may change under the same name is
+            installed anew by each run.
     """
 
     label: str
     packages: tuple[str, ...]
     flags: tuple[str, ...] = ()
+    folder: str | None = None
+    kept: bool = True
 
 
 @dataclass(frozen=True)
@@ -42,17 +47,21 @@ class ContainerSetup:
 
     Attributes:
         installs: In order.
+        own: Names of the packages among them; all others of the image are held at its versions.
         apt: Debian packages.
         wheelhouse: Folder of wheels that pip takes instead of an index.
         visible_devices: CUDA_VISIBLE_DEVICES where nothing is inherited; empty leaves the image's choice.
         kill_all: End every Python process first: the whole node is the run's own.
+        secrets: The backend may hand over secrets through standard input.
     """
 
     installs: tuple[Install, ...] = ()
+    own: tuple[str, ...] = ()
     apt: tuple[str, ...] = ()
     wheelhouse: str | None = None
     visible_devices: str = ""
     kill_all: bool = False
+    secrets: bool = False
 
 
 @dataclass(frozen=True)

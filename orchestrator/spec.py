@@ -155,9 +155,12 @@ def _with_absolute_paths(data: dict[str, Any], path: Path) -> dict[str, Any]:
     """Folders of the submitter's machine, seen from the job file's own folder and not from wherever a copy will lie."""
     base = os.path.abspath(path.parent)
 
+    def absolute(folder: str) -> str:
+        return os.path.normpath(os.path.join(base, os.path.expanduser(folder)))
+
     def source(value: object) -> object:
         if isinstance(value, dict) and isinstance(value.get("path"), str):
-            return {**value, "path": os.path.normpath(os.path.join(base, os.path.expanduser(value["path"])))}
+            return {**value, "path": absolute(value["path"])}
         return value
 
     setup = data.get("setup")
@@ -167,6 +170,8 @@ def _with_absolute_paths(data: dict[str, Any], path: Path) -> dict[str, Any]:
     code = setup.get("code")
     if isinstance(code, list):
         moved["code"] = [source({"path": item} if isinstance(item, str) else item) for item in code]
+    if isinstance(setup.get("wheelhouse"), str):
+        moved["wheelhouse"] = absolute(setup["wheelhouse"])
     return {**data, "setup": moved}
 
 

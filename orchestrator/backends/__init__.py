@@ -20,4 +20,8 @@ def load_backend(name: str) -> Backend:
         from orchestrator.backends.local import LocalBackend
 
         return LocalBackend()
+    if name == "docker":
+        from orchestrator.backends.docker import DockerBackend
+
+        return DockerBackend()
     raise UsageError(f"submitting to {name} arrives in a later version; `plan` and `render` show what it will run")

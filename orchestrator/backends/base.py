@@ -6,9 +6,37 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from orchestrator.states import FailureClass, RunState
+
+if TYPE_CHECKING:
+    from orchestrator.job import Mount, Resources
+
+
+@dataclass(frozen=True)
+class ContainerRequest:
+    """What the container of a run needs.
+
+    Attributes:
+        image: Its image, with tag or digest.
+        resources: Of one task.
+        mounts: The profile's, then the job's.
+        folders: Of the host, read by the script under the same path: the snapshot, a wheelhouse, sources.
+        cache: Folder of the host for caches that outlive a run; None for volumes of the container engine.
+        engine: Address of the container engine; None for the one of the environment.
+        isaac: The image is Isaac Lab's, or made from it.
+        labels: What is written on the container, by name.
+    """
+
+    image: str
+    resources: Resources
+    mounts: tuple[Mount, ...] = ()
+    folders: tuple[str, ...] = ()
+    cache: str | None = None
+    engine: str | None = None
+    isaac: bool = False
+    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -22,6 +50,7 @@ class LaunchRequest:
         attempt: From 1.
         secrets: Names of variables that the backend takes from `launch`'s argument, never from a file of the plan.
         time_limit: Seconds that the attempt may take, None for as long as it likes.
+        container: None on a plain machine.
     """
 
     run_id: str
@@ -30,15 +59,26 @@ class LaunchRequest:
     attempt: int
     secrets: tuple[str, ...] = ()
     time_limit: float | None = None
+    container: ContainerRequest | None = None
 
 
 @dataclass(frozen=True)
 class Launch:
-    """What a backend would do to start a run: shown by `plan`, executed by `launch`."""
+    """What a backend would do to start a run: shown by `plan`, executed by `launch`.
+
+    Attributes:
+        request: What it was made from.
+        commands: Words of each command, in order.
+        environment: Variables of those commands.
+        container: What the container engine is asked to create, in its own words; None where no engine is asked.
+        engine: The engine's address; None for the one of the environment.
+    """
 
     request: LaunchRequest
-    commands: tuple[tuple[str, ...], ...]  # argv each, in order
+    commands: tuple[tuple[str, ...], ...]
     environment: Mapping[str, str] = field(default_factory=dict)
+    container: Mapping[str, Any] | None = None
+    engine: str | None = None
 
 
 @dataclass(frozen=True)
