@@ -47,7 +47,7 @@ def test_the_wheel_holds_every_file_that_the_packages_use_and_no_others(sources:
         for path in (sources / folder).rglob("*")
         if path.is_file() and path.suffix in {".py", ".json", ".yaml", ".typed"}
     }
-    for folder in ("templates", "schemas"):
+    for folder in ("containers", "templates", "schemas"):
         wanted |= {f"orchestrator/{p.relative_to(sources)}" for p in (sources / folder).rglob("*") if p.is_file()}
     held = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     assert held == wanted

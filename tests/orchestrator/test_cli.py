@@ -17,7 +17,8 @@ from orchestrator.surroundings import home
 from tests.orchestrator.command_line import REPOSITORY, Project
 
 HEAVY = {"torch", "numpy", "pandas", "docker", "fabric", "paramiko", "tensordict", "hydra"}
-COMMANDS = ["submit", "plan", "render", "validate", "runs", "status", "logs", "wait", "cancel", "tasks", "schema"]
+COMMANDS = ["submit", "plan", "render", "validate", "runs", "status", "logs", "wait", "cancel", "shell"]
+COMMANDS += ["tasks", "schema", "image"]
 
 
 @pytest.fixture

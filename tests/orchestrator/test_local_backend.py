@@ -69,7 +69,7 @@ def log(run_dir: Path) -> str:
 
 
 def test_a_run_goes_from_setting_up_over_running_to_succeeded(run_dir: Path):
-    handle = launch(run_dir, WAIT_FOR_GO + HEARTBEAT + "rm $LONGSHORE_RUN_DIR/go\n" + WAIT_FOR_GO + SUCCEED)
+    handle = launch(run_dir, WAIT_FOR_GO + "rm $LONGSHORE_RUN_DIR/go\n" + HEARTBEAT + WAIT_FOR_GO + SUCCEED)
     assert poll(run_dir, handle).state is RunState.SETTING_UP
     (run_dir / "go").touch()
     eventually(lambda: poll(run_dir, handle).state is RunState.RUNNING)

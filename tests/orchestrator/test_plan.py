@@ -212,7 +212,7 @@ def test_a_local_run_is_launched_by_the_local_backend(local):
     assert (run.launch.request.attempt, run.launch.request.time_limit) == (1, 3600)
 
 
-@pytest.mark.parametrize("backend", ["steve", "slurm", "docker"])
+@pytest.mark.parametrize("backend", ["steve", "slurm"])
 def test_what_this_version_cannot_submit_to_is_planned_with_a_warning(isaac, backend):
     plan = planned(isaac.model_copy(update={"backend": backend}))
     assert plan.warnings == (

@@ -32,6 +32,7 @@ CONTAINER = replace(
     LOCAL,
     container=ContainerSetup(
         installs=(Install("torchrl", ("torchrl==0.14.1",), ("--no-deps",)), Install("pip", ("wandb", "hydra-core"))),
+        own=("torchrl", "wandb", "hydra-core"),
         apt=("rsync", "git"),
         wheelhouse="/wheels here",
         visible_devices="0,1",
@@ -71,10 +72,15 @@ names = st.text(string.ascii_letters + string.digits + "_", max_size=12).map("V_
 
 STANDIN = r"""#!/bin/sh
 cd {folder} && mkdir -p calls
-[ "$1" != -c ] || echo "$PWD/site"
+case "{name} $1" in
+  "dpkg -s") [ -e apt-was-here ]; exit ;;
+  "apt-get install") touch apt-was-here ;;
+  "python -") [ ! -f "$3" ] || {{ echo /site >"$3"; echo torch==2.7.0 >"$2"; exit; }} ;; # packages of the image
+esac
 printf '%s\0' {name} "$@" >"calls/$(ls calls | wc -l)"
 /usr/bin/env -0 >environment
 """
+PIP = ["python", "-m", "pip", "install", "--no-input", "--disable-pip-version-check", "--no-warn-script-location"]
 
 
 def check_syntax(script: str) -> None:
@@ -88,7 +94,7 @@ def read_words(path: Path) -> list[str]:
 
 @dataclass
 class Sandbox:
-    """A folder with a `python` and an `apt-get` that only write down how they were called."""
+    """A folder with a `python`, a `dpkg` and an `apt-get` that only write down how they were called."""
 
     folder: Path
 
@@ -96,14 +102,14 @@ class Sandbox:
     def make(cls, folder: Path) -> Sandbox:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        for name in ("python", "apt-get"):
+        for name in ("python", "apt-get", "dpkg"):
             path = folder / "bin" / name
             path.parent.mkdir(exist_ok=True)
             path.write_text(STANDIN.format(name=name, folder=shlex.quote(os.fspath(folder))))
             path.chmod(0o755)
         return cls(folder)
 
-    def run(self, context: ScriptContext, *words: str) -> str:
+    def run(self, context: ScriptContext, *words: str, stdin: str = "", **variables: str) -> str:
         """Run the script with the stand-ins, and return its output."""
         context = replace(
             context,
@@ -114,7 +120,13 @@ class Sandbox:
         (self.folder / "script.sh").write_text(render_script(context))
         done = subprocess.run(
             ["bash", os.fspath(self.folder / "script.sh"), *words],
-            env={**os.environ, "PATH": f"{self.folder}/bin:{os.environ['PATH']}"},
+            env={
+                **os.environ,
+                "PATH": f"{self.folder}/bin:{os.environ['PATH']}",
+                "LONGSHORE_STATE": f"{self.folder}/state",
+                **variables,
+            },
+            input=stdin,
             cwd=self.folder,
             capture_output=True,
             text=True,
@@ -209,29 +221,42 @@ def test_a_plain_machine_gets_no_block_of_a_container():
 def test_a_container_installs_apt_packages_first_then_python_packages_in_order(tmp_path):
     sandbox = Sandbox.make(tmp_path / "box")
     sandbox.run(CONTAINER)
-    pip = ["python", "-m", "pip", "install", "--no-input", "--disable-pip-version-check"]
-    pip += ["--no-index", "--find-links", "/wheels here"]
-    calls = [call for call in sandbox.calls if "-c" not in call]
-    assert calls[:4] == [
+    calls = sandbox.calls
+    assert calls[:2] == [
         ["apt-get", "update"],
         ["apt-get", "install", "-y", "--no-install-recommends", "--", "rsync", "git"],
-        [*pip, "--no-deps", "--", "torchrl==0.14.1"],
-        [*pip, "--", "wandb", "hydra-core"],
     ]
+    held, wheels, prefix = calls[2][7:9], calls[2][9:12], calls[2][12:14]
+    assert [call[:7] for call in calls[2:4]] == [PIP, PIP]
+    assert (held[0], wheels, prefix[0]) == ("--constraint", ["--no-index", "--find-links", "/wheels here"], "--prefix")
+    assert [call[14:] for call in calls[2:4]] == [["--no-deps", "--", "torchrl==0.14.1"], ["--", "wandb", "hydra-core"]]
     assert calls[4][1] == "-"  # verify
     assert calls[5] == ["python", "-m", "trainer"]
+    assert sandbox.environment["PYTHONPATH"].startswith(f"{sandbox.folder}:{prefix[1]}/site")
 
 
-def test_a_second_start_in_the_same_container_installs_nothing(tmp_path):
+def test_a_second_start_installs_nothing(tmp_path):
     sandbox = Sandbox.make(tmp_path / "box")
     sandbox.run(CONTAINER, "--build-only")
     sandbox.forget_calls()
     output = sandbox.run(CONTAINER)
-    assert "torchrl: installed already" in output
+    assert "packages: installed already" in output
     assert not [call for call in sandbox.calls if "install" in call]
 
 
-def test_another_version_of_a_package_is_installed_over_the_first(tmp_path):
+def test_an_install_that_was_cut_short_goes_on_where_it_stopped(tmp_path):
+    sandbox = Sandbox.make(tmp_path / "box")
+    sandbox.run(CONTAINER, "--build-only")
+    [complete] = (sandbox.folder / "state").rglob(".complete")
+    complete.unlink()
+    (complete.parent / ".pip").unlink()
+    sandbox.forget_calls()
+    assert "torchrl: installed already" in sandbox.run(CONTAINER, "--build-only")
+    [call] = [call for call in sandbox.calls if "install" in call]
+    assert call[-2:] == ["wandb", "hydra-core"]
+
+
+def test_another_version_of_a_package_gets_a_folder_of_its_own(tmp_path):
     sandbox = Sandbox.make(tmp_path / "box")
     sandbox.run(CONTAINER, "--build-only")
     sandbox.forget_calls()
@@ -239,6 +264,37 @@ def test_another_version_of_a_package_is_installed_over_the_first(tmp_path):
     sandbox.run(replace(CONTAINER, container=other), "--build-only")
     [call] = [call for call in sandbox.calls if "install" in call]
     assert call[-1] == "torchrl==0.14.0"
+    assert len(list((sandbox.folder / "state").rglob(".complete"))) == 2
+
+
+def test_what_may_change_under_its_name_is_installed_from_a_copy_by_each_start(tmp_path):
+    sandbox = Sandbox.make(tmp_path / "box")
+    tasks = tmp_path / "my tasks"
+    tasks.mkdir()
+    code = (*CONTAINER.container.installs, Install("code-0", (), ("--no-deps",), folder=str(tasks), kept=False))
+    context = replace(CONTAINER, container=replace(CONTAINER.container, installs=code))
+    for _ in range(2):
+        output = sandbox.run(context, "--build-only")
+    [first, second] = [call for call in sandbox.calls if "install" in call and call[-1].endswith("/code-0")]
+    assert first[9:-1] == second[9:-1] != [], output
+    assert str(tasks) not in first
+    assert first[first.index("--prefix") + 1] == f"{sandbox.folder}/run/packages/own"
+    assert sandbox.environment["PYTHONPATH"].startswith(f"{sandbox.folder}:{sandbox.folder}/run/packages/own/site:")
+
+
+@pytest.mark.parametrize(("sent", "arrives"), [("KEY=a b\nc\0OTHER=x\0\0", True), ("KEY=a b\nc\0", False), ("", False)])
+def test_secrets_come_through_standard_input_whole_or_the_run_does_not_start(tmp_path, sent, arrives):
+    sandbox = Sandbox.make(tmp_path / "box")
+    context = replace(LOCAL, container=ContainerSetup(secrets=True))
+    output = sandbox.run(context, "--build-only", stdin=sent, LONGSHORE_SECRETS="stdin")
+    failure = sandbox.folder / "run" / "failure.json"
+    assert failure.exists() is not arrives
+    if arrives:
+        assert sandbox.environment["KEY"] == "a b\nc"
+        assert "LONGSHORE_SECRETS" not in sandbox.environment
+        assert "a b" not in output
+    else:
+        assert "did not arrive" in failure.read_text()
 
 
 def test_an_install_that_failed_is_tried_again(tmp_path):

@@ -347,7 +347,7 @@ JOBS = st.fixed_dictionaries(
                 "gpus": st.integers(0, 8),
                 "time": st.sampled_from(["90", "1-2", "3:00:00", "30m", None]),
                 "memory": st.sampled_from(["1G", "500", None]),
-                "extra": st.dictionaries(st.sampled_from(["qos", "x11"]), st.integers() | NAMES),
+                "extra": st.dictionaries(st.sampled_from(["qos", "x11"]), st.integers(-(2**63), 2**63 - 1) | NAMES),
             },
         ),
         "setup": st.fixed_dictionaries(

@@ -33,7 +33,9 @@ def test_the_list_of_mjlab_is_that_of_the_installed_one():
     ("task", "kind"),
     [
         ("Isaac-Velocity-Flat-Anymal-C-v0", "state"),
-        ("Isaac-Cartpole-RGB-v0", "pixels"),
+        ("Isaac-Cartpole-RGB-v0", "camera"),
+        ("Isaac-Stack-Cube-Franka-IK-Rel-Blueprint-v0", "camera"),  # which its name does not tell
+        ("Isaac-Shadow-Hand-Over-Direct-v0", "multi-agent"),
         ("Isaac-Reach-Franka-Play-v0", "state"),
     ],
 )

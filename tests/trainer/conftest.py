@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 from collections.abc import Iterator
@@ -33,6 +34,16 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         yield folder
     finally:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def named_memory(pid: int) -> list[str]:
+    """Files in /dev/shm that a process has open or mapped: they stay there if it is killed."""
+    folder = Path(f"/proc/{pid}")
+    files = {"/" + line.partition("/")[2] for line in (folder / "maps").read_text().splitlines()}
+    for entry in (folder / "fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            files.add(str(entry.readlink()))
+    return sorted(file for file in files if file.startswith("/dev/shm/") and not file.endswith("(deleted)"))
 
 
 def fill(folder: Path) -> None:

@@ -6,15 +6,13 @@ import math
 
 import torch
 
-from tests.trainer.agents import debug_config, small_agent
+from tests.trainer.agents import CPU, KEY, debug_config, small_agent
 from trainer.collection import Collector, evaluate
 from trainer.simulators.debug import EPISODE_STEPS, DebugSimulator
 
-CPU = torch.device("cpu")
-
 
 def make_collector(reward_scale: float = 1.0) -> Collector:
-    return Collector(DebugSimulator(debug_config().env, 0, CPU), small_agent(), 0, CPU, reward_scale)
+    return Collector(DebugSimulator(debug_config().env, 0, CPU), small_agent(), 0, CPU, reward_scale=reward_scale)
 
 
 def test_the_first_row_begins_the_run_and_later_chunks_go_on():
@@ -31,7 +29,7 @@ def test_an_episode_begins_on_the_row_on_which_one_ended():
     rows = make_collector().collect(3 * EPISODE_STEPS).rows
     assert rows.is_last.any()
     assert torch.equal(rows.is_first[1:], rows.is_last[1:])
-    assert (rows.observation[..., 2][rows.is_first] == 0).all(), "the observation is the one after the reset"
+    assert (rows.observation[KEY][..., 2][rows.is_first] == 0).all(), "the observation is the one after the reset"
     assert (rows.is_terminal & ~rows.is_last).sum() == 0
 
 
@@ -77,5 +75,5 @@ def test_a_restored_collector_goes_on_within_its_episodes():
     two = make_collector()
     two.load_state_dict(one.state_dict())
     ours, theirs = one.collect(40), two.collect(40)
-    assert all(torch.equal(a, b) for a, b in zip(ours.rows, theirs.rows, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(ours.rows.tensors(), theirs.rows.tensors(), strict=True))
     assert ours.ended.returns() == theirs.ended.returns()

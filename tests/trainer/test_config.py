@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.config import Config, compose, nearest, run_dir_override
+from trainer.agents import AGENTS, make_agent
+from trainer.config import CONF, Config, compose, nearest, run_dir_override
 from trainer.errors import ConfigError
 
 CONFIG = """
@@ -65,7 +66,8 @@ def test_overrides_change_values_and_groups(conf):
         ("logger.wandb.group=2024", "2024"),
         ("device=cuda:0", "cuda:0"),
         ("env.name='two words, and a comma'", "two words, and a comma"),
-        ("+env.kwargs.render=true", True),  # an empty mapping takes any key
+        ("+env.kwargs.render=true", True),  # an empty mapping takes any key, …
+        ("env.kwargs.sim.dt=0.01", 0.01),  # … at any depth
     ],
 )
 def test_values_that_fit_the_default_are_taken(conf, override, value):
@@ -133,6 +135,42 @@ def test_the_defaults_that_the_trainer_ships_compose_with_every_group():
     assert compose([])["env"]["backend"] == "mjlab"
 
 
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("optimization.replay_ratio=fast", "optimization.replay_ratio: 'fast' is neither a number nor null"),
+        ("optimization.replay_ratio=true", "optimization.replay_ratio: True is neither a number nor null"),
+        ("optimization.replay_ratio=0", "optimization.replay_ratio: 0 is not above 0"),
+        ("pipeline.publish_interval=0", "pipeline.publish_interval: 0 is not above 0"),
+    ],
+)
+def test_a_ratio_that_no_run_could_keep_is_refused(override, words):
+    with pytest.raises(ConfigError) as error:
+        compose(["pipeline=async", override])
+    assert str(error.value) == words
+
+
+def test_a_replay_ratio_is_a_number_or_none():
+    assert compose(["optimization.replay_ratio=0.5"])["optimization"]["replay_ratio"] == 0.5
+    assert compose([])["optimization"]["replay_ratio"] is None
+
+
+@pytest.mark.parametrize("name", AGENTS)
+@pytest.mark.parametrize("more", [[], ["experiment=debug"]])
+def test_every_agent_composes_under_its_own_name_at_any_place(name, more):
+    assert compose([f"agent={name}", *more]) == compose([*more, f"agent={name}"])
+    assert compose([f"agent={name}", *more])["agent"]["name"] == name
+
+
+def test_every_agent_that_the_trainer_knows_has_a_file_and_the_other_way_round():
+    assert sorted(path.stem for path in (CONF / "agent").glob("*.yaml")) == sorted(AGENTS)
+
+
+def test_an_agent_of_another_name_is_refused_with_those_there_are():
+    with pytest.raises(ConfigError, match=r"agent\.name: 'dreamer_v4' is none of dreamer, dreamer_v3"):
+        make_agent(Config(name="dreamer_v4"), {}, 1)
+
+
 def test_attributes_stand_for_keys():
     config = Config.of({"env": {"num_envs": 3}, "seed": 1})
     assert (config.env.num_envs, config.seed, vars(config.env)) == (3, 1, {"num_envs": 3})
@@ -159,3 +197,22 @@ def test_the_run_directory_is_known_even_where_other_words_are_wrong(words, foun
 )
 def test_the_nearest_key_is_that_of_most_likely_intent(word, found):
     assert nearest(word, ["seed", "env.name", "env.num_envs"]) == found
+
+
+def test_pixels_have_a_number_of_environments_of_their_own_unless_one_is_set():
+    """Rendering is what costs: 256 pictures a step are enough for a GPU."""
+    assert compose([])["env"]["num_envs"] == 64
+    assert compose(["env.from_pixels=true"])["env"]["num_envs"] == 256
+    assert compose(["env.from_pixels=true", "env.num_envs=64"])["env"]["num_envs"] == 64
+    assert compose(["env={from_pixels: true, num_envs: 32}"])["env"]["num_envs"] == 32
+    assert compose(["env.from_pixels=true", "experiment=debug"])["env"]["num_envs"] == 4
+
+
+def test_settings_of_isaac_labs_own_may_have_any_name():
+    config = compose(["env.cfg.scene.ground.size=[1,2]", "env.cfg.events.push_robot=null"])
+    assert config["env"]["cfg"] == {"scene": {"ground": {"size": [1, 2]}}, "events": {"push_robot": None}}
+
+
+def test_a_camera_has_one_of_three_views():
+    with pytest.raises(ConfigError, match=r"env.camera.view: 'rera' is not one of rear, side, top; did you mean rear"):
+        compose(["env.camera.view=rera"])

@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from trainer.coordinator import Heartbeat, Limits, Requests, role_commands
+from trainer.coordinator import Limits, Requests, role_commands
 from trainer.errors import ConfigError
 from trainer.outcome import Outcome, OutcomeKind, RoleEnd, Stop, judge, memory_kills
-from trainer.run_dir import Failure, FailureClass, Phase, RunDir, Status
+from trainer.run_dir import Failure, FailureClass, Heartbeat, Phase, RunDir
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 60.0  # seconds that a loaded machine may take for what takes none
@@ -51,6 +51,16 @@ def work(context):
         context.beat(Phase.TRAINING)
         time.sleep(0.01)
 """
+
+
+LOST = RoleEnd("learner", 1, Outcome(OutcomeKind.PEER_LOST, message="the simulator is gone"))
+STOPPED = RoleEnd("learner", 75, Outcome(OutcomeKind.STOPPED))
+OTHER_STOPPED = RoleEnd("simulator", 75, Outcome(OutcomeKind.STOPPED))
+DONE = RoleEnd("simulator", 0, Outcome(OutcomeKind.DONE))
+KILLED = RoleEnd("simulator", -signal.SIGKILL, None)
+NAN = RoleEnd("simulator", 1, Outcome(OutcomeKind.FAILED, FailureClass.NAN, "loss is nan"))
+SPEC = RoleEnd("simulator", 2, Outcome(OutcomeKind.FAILED, FailureClass.SPEC, "env.name: no task"))
+SIGTERM = Stop(FailureClass.PREEMPTED, "asked to stop by signal 15 (SIGTERM)")
 
 
 class Coordinator:
@@ -355,19 +365,6 @@ def test_heartbeats_hold_off_the_stall_limit(coordinator):
     assert coordinator.wait() == 0
 
 
-def test_the_start_limit_counts_until_real_work_whatever_was_said_before(run_dir):
-    limits = Limits(start=10, stall=3, grace=1, margin=1)
-    run_dir.write_status(Status(Phase.TRAINING, heartbeat=1.0, attempt=1))  # of an earlier start of the attempt
-    heartbeat = Heartbeat(run_dir, 1, limits, now=100.0)
-    run_dir.write_status(Status(Phase.STARTING, heartbeat=2.0, attempt=1))
-    assert heartbeat.overdue(109.0) is None
-    assert heartbeat.overdue(111.0) is not None
-    run_dir.write_status(Status(Phase.PREFILL, heartbeat=3.0, attempt=1))
-    assert heartbeat.overdue(112.0) is None
-    assert heartbeat.overdue(114.9) is None
-    assert heartbeat.overdue(115.1) is not None
-
-
 def test_the_deadline_stops_the_role_in_time_to_save(coordinator):
     started = time.time()
     coordinator.start(STOPPABLE, deadline=started + 8 + PATIENCE, margin=PATIENCE)
@@ -413,6 +410,138 @@ def test_one_role_that_crashes_stops_the_others(coordinator):
     coordinator.start(STOPPABLE, name="learner")
     assert coordinator.wait() == 1
     assert coordinator.failure().message == "ZeroDivisionError: division by zero"
+
+
+BEATING = """
+def main(context):
+    ready(context)
+    while not context.should_stop:
+        context.beat(Phase.TRAINING, waiting={waiting})
+        time.sleep(0.01)
+    raise Stopped
+run_role(main)
+"""
+HANGING = "run_role(lambda context: (ready(context), time.sleep(600)))"
+
+
+@pytest.mark.parametrize("hanging", ["simulator", "learner"])
+def test_a_role_that_goes_on_does_not_hide_one_that_hangs(coordinator, hanging):
+    other = {"simulator": "learner", "learner": "simulator"}[hanging]
+    coordinator.add_role(hanging, HANGING)
+    coordinator.start(BEATING.format(waiting=False), name=other, stall=3, grace=0.4)
+    assert coordinator.wait() == 1
+    failure = coordinator.failure()
+    assert failure.failure_class is FailureClass.STALLED
+    assert failure.message.startswith(f"role {hanging}: no heartbeat for 3 s")
+
+
+def test_roles_that_only_wait_for_each_other_are_stalled(coordinator):
+    coordinator.add_role("simulator", BEATING.format(waiting=True))
+    coordinator.start(BEATING.format(waiting=True), name="learner", stall=3)
+    assert coordinator.wait() == 1
+    failure = coordinator.failure()
+    assert failure.failure_class is FailureClass.STALLED
+    assert failure.message == "learner and simulator have only waited for each other for 3 s (watchdog.stall)"
+
+
+def test_the_heartbeat_of_an_earlier_start_of_the_attempt_counts_for_nothing(coordinator):
+    coordinator.run_dir.write_heartbeat(1, "trainer", Heartbeat(Phase.TRAINING, alive=1.0, worked=1.0))
+    coordinator.start("time.sleep(600)", start=0.3, grace=0.3)
+    assert coordinator.wait() == 1
+    assert "watchdog.start" in coordinator.failure().message
+
+
+def test_what_the_reporting_role_says_is_what_people_see(coordinator):
+    """The simulator's phase and counts are its own affair."""
+    coordinator.add_role("a_simulator", "run_role(lambda context: context.beat(Phase.EVALUATING, frames=3))")
+    coordinator.start("run_role(lambda context: context.beat(Phase.TRAINING, optim_step=5))", name="learner")
+    assert coordinator.wait() == 0
+    status = coordinator.run_dir.read_status()
+    assert (status.phase, status.optim_step, status.frames) == (Phase.DONE, 5, 0)
+    assert coordinator.run_dir.read_heartbeat(1, "a_simulator").frames == 3
+
+
+LOSING = """
+from trainer.errors import PeerLost
+def main(context):
+    ready(context)
+    {until_asked}
+    raise PeerLost("the learner is gone")
+run_role(main)
+"""
+
+
+def test_a_role_that_lost_another_one_without_a_reason_is_a_crash(coordinator):
+    coordinator.add_role("simulator", LOSING.format(until_asked=""))
+    coordinator.start("run_role(ready)", name="learner")
+    assert coordinator.wait() == 1
+    failure = coordinator.failure()
+    assert failure.failure_class is FailureClass.CRASH
+    assert failure.message == "role simulator: the learner is gone"
+
+
+def test_a_role_that_loses_another_one_while_both_are_to_stop_has_stopped(coordinator):
+    coordinator.add_role("simulator", LOSING.format(until_asked="work(context)"))
+    coordinator.start(STOPPABLE, name="learner")
+    coordinator.ready("simulator")
+    coordinator.ready("learner")
+    coordinator.signal(signal.SIGTERM)
+    assert coordinator.wait() == 75
+    assert coordinator.failure().failure_class is FailureClass.PREEMPTED
+
+
+MEETING = """
+from trainer.exchange.channel import Channel
+def main(context):
+    def wait():
+        if context.should_stop:
+            raise Stopped
+    connection = context.rendezvous.{verb}(wait)
+    (context.run_dir.root / "folder").write_text(context.rendezvous.folder)
+    ready(context)
+    Channel(connection, "other").wait(600)
+run_role(main)
+"""
+
+
+def test_roles_meet_through_their_config_and_leave_no_key_and_no_folder_behind(coordinator):
+    coordinator.add_role("a_simulator", MEETING.format(verb="connect"))
+    coordinator.start(MEETING.format(verb="listen"), name="learner")
+    coordinator.ready("a_simulator")
+    os.kill(coordinator.ready("learner"), signal.SIGKILL)
+    coordinator.wait()
+    assert not Path((coordinator.run_dir.root / "folder").read_text()).exists()
+    files = sorted(coordinator.run_dir.attempt(1).glob("role-*.json"))
+    assert [file.stat().st_mode & 0o777 for file in files] == [0o600, 0o600]
+    key = json.loads(files[0].read_text())["rendezvous"]["key"]
+    assert len(key) == 64
+    assert key not in coordinator.stderr
+
+
+def test_a_role_that_dies_before_it_connects_does_not_hang_the_other(coordinator):
+    coordinator.add_role("a_simulator", "os.kill(os.getpid(), signal.SIGKILL)")
+    coordinator.start(MEETING.format(verb="listen"), name="learner")
+    assert coordinator.wait() == 1
+    assert "role a_simulator was ended by signal 9" in coordinator.failure().message
+
+
+@pytest.mark.parametrize(
+    ("ends", "stop", "failure_class", "words"),
+    [
+        ([LOST, KILLED], None, FailureClass.CRASH, "simulator was ended by signal 9"),
+        ([LOST, NAN], None, FailureClass.NAN, "loss is nan"),
+        ([LOST, SPEC], None, FailureClass.SPEC, "no task"),
+        ([STOPPED, KILLED], None, FailureClass.CRASH, "simulator was ended by signal 9"),
+        ([LOST, DONE], None, FailureClass.CRASH, "role learner: the simulator is gone"),
+        ([LOST, OTHER_STOPPED], None, FailureClass.PREEMPTED, "asked to stop"),
+        ([STOPPED, OTHER_STOPPED], SIGTERM, FailureClass.PREEMPTED, "signal 15"),
+    ],
+)
+def test_a_lost_connection_never_outranks_what_became_of_the_other_role(ends, stop, failure_class, words):
+    verdict = judge(ends, stop)
+    assert verdict.failure_class is failure_class
+    assert verdict.exit_code == {FailureClass.SPEC: 2, FailureClass.PREEMPTED: 75}.get(failure_class, 1)
+    assert words in verdict.message
 
 
 def test_a_command_that_does_not_exist_is_a_crash(tmp_path):

@@ -5,30 +5,25 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.trainer.agents import ACTION, random_rows, small_agent
+from tests.trainer import agents
+from tests.trainer.agents import ACTION, CPU, random_rows, small_agent, state_of
 from trainer.replay import Replay, Rows
+from trainer.simulators.base import Space
+from trainer.world_model.latents import Categorical, Gaussian, Latent
 from trainer.world_model.rssm import State
 
 B = 3
 
 
 def make_replay(rows: int) -> Replay:
-    return Replay(
-        frames=rows * B,
-        environments=B,
-        observation=3,
-        action=ACTION,
-        state=small_agent().initial(1),
-        device=torch.device("cpu"),
-    )
+    return agents.make_replay(small_agent(), rows, B)
 
 
 def numbered(start: int, length: int) -> tuple[Rows, State]:
     """Rows whose reward is `row * 10 + environment`, and latents to go with them."""
     rows = random_rows(length, B, seed=start)
     reward = (torch.arange(start, start + length).unsqueeze(-1) * 10 + torch.arange(B)).float()
-    state = small_agent().initial(length * B)
-    return rows._replace(reward=reward), State(*(field.unflatten(0, (length, B)) for field in state))
+    return rows._replace(reward=reward), state_of(small_agent(), length, B, fill=0.0)
 
 
 def test_sequences_are_consecutive_rows_of_one_environment():
@@ -64,11 +59,45 @@ def test_a_ring_too_small_for_one_row_is_refused():
         make_replay(0)
 
 
-def test_sampling_before_a_whole_sequence_was_written_is_refused():
+@pytest.mark.parametrize("written", [0, 1, 4])
+def test_sampling_before_a_whole_sequence_was_written_gives_rows_of_the_right_shapes(written: int):
+    """A step is captured before anything was collected; the learner itself refuses to learn from such rows."""
     replay = make_replay(10)
-    replay.extend(*numbered(0, 4))
-    with pytest.raises(ValueError, match="needs more than the 4"):
-        replay.sample(1, 4, torch.Generator())
+    if written:
+        replay.extend(*numbered(0, written))
+    assert replay.sample(7, 4, torch.Generator().manual_seed(0)).rows.reward.shape == (5, 7)
+
+
+def test_a_chunk_may_be_written_across_the_end_of_the_ring():
+    replay = make_replay(10)
+    for start in (0, 7, 14):
+        replay.extend(*numbered(start, 7))
+    rewards = replay.sample(100, 9, torch.Generator().manual_seed(0)).rows.reward
+    assert (rewards[0] // 10 == 11).all(), "the oldest row there is"
+    assert (rewards.diff(dim=0) == 10).all()
+
+
+@pytest.mark.parametrize("latent", [Categorical(4, 5, 0.01), Gaussian(6)], ids=["categorical", "gaussian"])
+def test_every_key_of_the_observation_and_every_kind_of_latent_comes_back_as_it_was(latent: Latent):
+    spaces = {"image": Space((4, 5, 3), torch.uint8), "vector": Space((2,))}
+    replay = Replay(frames=6 * B, environments=B, observation=spaces, action=ACTION, latent=latent, deter=7, device=CPU)
+    generator = torch.Generator().manual_seed(0)
+    observation = {
+        "image": torch.randint(256, (6, B, 4, 5, 3), generator=generator, dtype=torch.uint8),
+        "vector": torch.randn(6, B, 2, generator=generator),
+    }
+    raw = torch.randn(6, B, latent.parameters, generator=generator)
+    stoch = latent.sample(latent.distribution(raw), latent.draw(6, B, generator=generator))
+    deter = torch.randn(6, B, 7, generator=generator)
+    replay.extend(random_rows(6, B)._replace(observation=observation), State(deter, stoch))
+    sampled = replay.sample(50, 2, generator)
+    time, environment = sampled.time, sampled.environment
+    for key, expected in observation.items():
+        assert sampled.rows.observation[key].dtype == expected.dtype
+        for t in range(3):
+            assert torch.equal(sampled.rows.observation[key][t], expected[time + t, environment])
+    assert torch.equal(sampled.context.stoch, stoch[time, environment])
+    assert torch.equal(sampled.context.deter, deter[time, environment])
 
 
 @pytest.mark.parametrize("written", [4, 13])
@@ -78,7 +107,7 @@ def test_a_restored_replay_samples_the_same_sequences(written: int):
         replay.extend(*numbered(start, 1))
     restored.load_state_dict(replay.state_dict())
     one, two = (r.sample(50, 2, torch.Generator().manual_seed(0)) for r in (replay, restored))
-    assert all(torch.equal(a, b) for a, b in zip(one.rows, two.rows, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(one.rows.tensors(), two.rows.tensors(), strict=True))
     assert torch.equal(one.time, two.time)
 
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Mapping
 
 import pytest
 import torch
+from torch import Tensor
 
-from tests.trainer.agents import debug_config
+from tests.trainer.agents import CPU, KEY, debug_config
 from trainer.config import Config
 from trainer.errors import ConfigError
 from trainer.simulators import make_simulator
-from trainer.simulators.base import Simulator
+from trainer.simulators.base import Simulator, Space
 from trainer.simulators.debug import ARENA, EPISODE_STEPS
+from trainer.simulators.observations import chosen_groups, picked, spaces_of
 
-CPU = torch.device("cpu")
 mjlab = pytest.mark.skipif(importlib.util.find_spec("mjlab") is None, reason="mjlab is not installed")
 
 
@@ -33,7 +35,7 @@ def cartpole() -> Simulator:
 
 def test_the_debug_simulator_terminates_outside_its_arena_and_truncates_in_time():
     simulator = make_simulator(env(), 0, CPU)
-    position = simulator.reset()[:, :2]
+    position = simulator.reset()[KEY][:, :2]
     outwards = position / position.abs().amax(-1, keepdim=True)
     for steps in range(1, EPISODE_STEPS + 1):
         step, count = simulator.step(outwards), steps
@@ -57,18 +59,25 @@ def test_the_debug_simulators_state_can_be_saved_and_loaded():
     observation = two.load_state_dict(one.state_dict())
     for _ in range(2 * EPISODE_STEPS):
         ours, theirs = one.step(torch.ones(4, 2) / 3), two.step(torch.ones(4, 2) / 3)
-        assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
-    assert observation.shape == (4, 3)
+        assert torch.equal(ours.observation[KEY], theirs.observation[KEY])
+        assert all(torch.equal(a, b) for a, b in zip(ours[1:], theirs[1:], strict=True))
+    assert observation[KEY].shape == (4, 3)
+
+
+def shapes(observation: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {key: tuple(value.shape) for key, value in observation.items()}
 
 
 @mjlab
 def test_mjlab_gives_rows_of_the_interfaces_shapes(cartpole: Simulator):
-    assert (cartpole.environments, cartpole.observation, cartpole.action) == (3, 5, 1)
+    assert (cartpole.environments, cartpole.observation, cartpole.action) == (3, {"actor": Space((5,))}, 1)
     assert cartpole.max_return == 50
-    assert cartpole.reset().shape == (3, 5)
+    assert shapes(cartpole.reset()) == {"actor": (3, 5)}
     step = cartpole.step(torch.zeros(3, 1))
-    assert [tuple(field.shape) for field in step] == [(3, 5), (3,), (3,), (3,)]
-    assert [field.dtype for field in step] == [torch.float32, torch.float32, torch.bool, torch.bool]
+    assert shapes(step.observation) == {"actor": (3, 5)}
+    assert step.observation["actor"].dtype == torch.float32
+    assert [tuple(field.shape) for field in step[1:]] == [(3,), (3,), (3,)]
+    assert [field.dtype for field in step[1:]] == [torch.float32, torch.bool, torch.bool]
     assert 0 < step.reward.min() <= step.reward.max() <= 0.05
 
 
@@ -77,21 +86,22 @@ def test_mjlab_resets_itself_and_shows_the_new_episodes_observation(cartpole: Si
     """Never the NaN that TorchRL puts where the last observation was, and the last reward is there."""
     cartpole.reset()
     for _ in range(40):
-        before = cartpole.step(torch.ones(3, 1))
-    assert before.observation[:, 1].max() < 0.999, "the pole has moved"
+        before = cartpole.step(torch.ones(3, 1)).observation["actor"]
+    assert before[:, 1].max() < 0.999, "the pole has moved"
     cartpole._env._env.episode_length_buf[1] = 999
     step = cartpole.step(torch.ones(3, 1))
     assert step.is_last.tolist() == [False, True, False]
     assert not step.is_terminal.any()
-    assert torch.isfinite(step.observation).all()
-    assert step.observation[1, 1] > 0.999, "upright again"
-    assert step.observation[0, 1] == pytest.approx(before.observation[0, 1].item(), abs=0.5)
+    after = step.observation["actor"]
+    assert torch.isfinite(after).all()
+    assert after[1, 1] > 0.999, "upright again"
+    assert after[0, 1] == pytest.approx(before[0, 1].item(), abs=0.5)
     assert (step.reward > 0).all()
 
 
 @mjlab
 def test_mjlab_observations_are_the_callers_own(cartpole: Simulator):
-    first = cartpole.reset()
+    first = cartpole.reset()["actor"]
     kept = first.clone()
     cartpole.step(torch.ones(3, 1))
     assert torch.equal(first, kept)
@@ -103,3 +113,37 @@ def test_unknown_tasks_and_observation_groups_name_what_there_is(cartpole: Simul
         make_simulator(env(backend="mjlab", name="Mjlab-Cartpole"), 0, CPU)
     with pytest.raises(ConfigError, match=r"observation_key.*actor.*policy"):
         make_simulator(env(backend="mjlab", name="Mjlab-Cartpole-Balance", observation_key="policy"), 0, CPU)
+
+
+@mjlab
+def test_mjlab_shows_a_cameras_bytes_beside_vectors():
+    """Its cameras are Warp's, which renders on a CPU too, in seconds a picture."""
+    names = {"backend": "mjlab", "name": "Mjlab-Lift-Cube-Yam-Rgb", "from_pixels": True, "num_envs": 2}
+    simulator = make_simulator(env(**names, observation_key=["actor"]), 0, CPU)
+    assert simulator.observation == {"actor": Space((26,)), "pixels": Space((32, 32, 3), torch.uint8)}
+    first = simulator.reset()
+    pixels = first["pixels"].clone()
+    assert (pixels.dtype, tuple(pixels.shape)) == (torch.uint8, (2, 32, 32, 3))
+    assert pixels.float().std() > 5, "there is something to see"
+    step = simulator.step(torch.ones(2, simulator.action))
+    assert not torch.equal(step.observation["pixels"], pixels)
+    assert torch.equal(first["pixels"], pixels), "a picture is the caller's own"
+    simulator.close()
+
+
+@mjlab
+def test_pixels_alone_are_what_an_agent_sees_unless_groups_are_named(cartpole: Simulator):
+    config = env(backend="mjlab", name="Mjlab-Cartpole-Balance", from_pixels=True, observation_key=None)
+    with pytest.raises(ConfigError, match=r"Mjlab-Cartpole-Balance has no camera; .* as Mjlab-Lift-Cube-Yam-Rgb has"):
+        make_simulator(config, 0, CPU)
+    assert chosen_groups(env(observation_key=None, from_pixels=True), "actor") == []
+    assert chosen_groups(env(observation_key=None), "actor") == ["actor"]
+    assert chosen_groups(env(observation_key="critic", from_pixels=True), "actor") == ["critic"]
+    with pytest.raises(ConfigError, match=r"env.observation_key: 3 is neither a name nor a list of names"):
+        chosen_groups(env(observation_key=3), "actor")
+
+
+def test_groups_of_several_tensors_give_a_key_for_each():
+    terms = {"joints": torch.zeros(2, 3, dtype=torch.float64), "eye": torch.zeros(2, 8, 8, 3, dtype=torch.uint8)}
+    seen = picked({"policy": terms, "goal": torch.zeros(2, 1)}, ["policy"])
+    assert spaces_of(seen) == {"policy.joints": Space((3,)), "policy.eye": Space((8, 8, 3), torch.uint8)}

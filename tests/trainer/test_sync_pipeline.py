@@ -13,7 +13,7 @@ from trainer.checkpoint import load_latest
 from trainer.config import compose
 from trainer.errors import ConfigError, NotFinite, Stopped
 from trainer.learner import Learner
-from trainer.pipelines.sync import SyncPipeline
+from trainer.pipelines.sync_loop import SyncPipeline
 from trainer.role import RoleConfig, RoleContext
 from trainer.run_dir import Phase, RunDir
 
@@ -68,11 +68,13 @@ def test_the_same_seed_gives_the_same_metrics_and_another_seed_others(tmp_path: 
     assert metrics_of(tmp_path / "one") != metrics_of(tmp_path / "three")
 
 
-@pytest.mark.parametrize("stop_at", [1, 6, 8, 15])
-def test_a_resumed_run_is_bit_identical_to_an_uninterrupted_one(tmp_path: Path, stop_at: int):
-    run(make_context(tmp_path / "whole"))
-    run_until_step(make_context(tmp_path / "parts"), stop_at)
-    run(make_context(tmp_path / "parts", attempt=2))
+@pytest.mark.parametrize(
+    ("agent", "stop_at"), [("dreamer_v3", 1), ("dreamer_v3", 6), ("dreamer_v3", 8), ("dreamer_v3", 15), ("dreamer", 6)]
+)
+def test_a_resumed_run_is_bit_identical_to_an_uninterrupted_one(tmp_path: Path, agent: str, stop_at: int):
+    run(make_context(tmp_path / "whole", f"agent={agent}"))
+    run_until_step(make_context(tmp_path / "parts", f"agent={agent}"), stop_at)
+    run(make_context(tmp_path / "parts", f"agent={agent}", attempt=2))
     assert metrics_of(tmp_path / "parts") == metrics_of(tmp_path / "whole")
     for part in ("learner", "collector", "replay"):
         one, two = (load_latest(RunDir(tmp_path / name)).parts[part] for name in ("whole", "parts"))
@@ -140,7 +142,7 @@ def test_a_nan_found_when_a_checkpoint_is_due_is_not_saved(tmp_path: Path, monke
     def learn_with_a_nan(self: Learner) -> None:
         learn(self)
         if self.step == 6:
-            self._sums["loss/total"] = self._sums["loss/total"] * torch.nan
+            self._sums[self._names.index("loss/total")] = torch.nan
 
     monkeypatch.setattr(Learner, "learn", learn_with_a_nan)
     context = make_context(tmp_path)
@@ -159,14 +161,16 @@ def test_a_nan_found_when_a_checkpoint_is_due_is_not_saved(tmp_path: Path, monke
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("collector.init_random_frames=20", r"collector\.init_random_frames: 20 .*\(8 \+ 1\) \* 4 = 36"),
+        ("collector.init_random_frames=20", r"collector\.init_random_frames: 20 .* 8 \* 4 = 32"),
         ("replay_buffer.buffer_size=35", r"replay_buffer\.buffer_size: 35 .* 36"),
         ("replay_buffer.batch_size=30", r"replay_buffer\.batch_size: 30 .*batch_length 8"),
         ("optimization.autocast=float8", "neither null nor bfloat16"),
         ("env.name=Debug-Fly", "Debug-Reach"),
-        ("env.backend=gazebo", "none of mjlab, debug"),
-        ("agent.world_model.recurrence=lstm", "block_gru nor gru"),
+        ("env.backend=gazebo", "none of mjlab, isaaclab, debug"),
+        ("agent.world_model.recurrence=lstm", r"agent\.world_model\.recurrence: 'lstm' is neither block_gru nor gru"),
+        ("agent.world_model.activation=relu", r"agent\.world_model\.activation: 'relu' is none of rms_silu, elu"),
         ("agent.world_model.blocks=3", "3 blocks do not divide"),
+        ("optimization.replay_ratio=4", "set optimization.optim_steps_per_batch"),
     ],
 )
 def test_sizes_and_names_that_cannot_work_are_refused_before_training(tmp_path: Path, override: str, words: str):

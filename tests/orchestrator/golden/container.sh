@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Sets up and runs one run of Longshore: bash setup-and-run.sh [--build-only] [KEY=VALUE ...]
-# --build-only stops once everything is installed and verified; KEY=VALUE words are further settings of the trainer.
+# Sets up and runs one run of Longshore: bash setup-and-run.sh [--build-only | --shell] [KEY=VALUE ...]
+# --build-only stops once everything is installed and verified, --shell opens a shell then; KEY=VALUE words are further
+# settings of the trainer.
 # Starting it again is safe: what is installed stays, training goes on from its last checkpoint.
 # shellcheck disable=SC2016,SC2317 # values stand as they are; traps call what looks unreachable
 set -euo pipefail
@@ -13,13 +14,15 @@ PYTHON=(python3)
 grace=90 # seconds between TERM and KILL
 
 build_only=
-if [[ "${1:-}" == --build-only ]]; then
+shell=
+if [[ "${1:-}" == --build-only || "${1:-}" == --shell ]]; then
   build_only=yes
+  shell=${1/--build-only/}
   shift
 fi
 for word in "$@"; do
   if [[ "$word" != *=* ]]; then
-    printf 'usage: bash setup-and-run.sh [--build-only] [KEY=VALUE ...]\n' >&2
+    printf 'usage: bash setup-and-run.sh [--build-only | --shell] [KEY=VALUE ...]\n' >&2
     exit 2
   fi
 done
@@ -40,10 +43,11 @@ attempt_dir="$LONGSHORE_RUN_DIR/attempts/$LONGSHORE_ATTEMPT"
 run_marks=("LONGSHORE_RUN_ID=$LONGSHORE_RUN_ID" "LONGSHORE_RUN_DIR=$LONGSHORE_RUN_DIR")
 own_marks=("${run_marks[@]}" "LONGSHORE_ATTEMPT=$LONGSHORE_ATTEMPT")
 
+python_path=$LONGSHORE_SNAPSHOT # further folders of packages come behind it
 # The variables that the job asks for, for whatever is started here, whatever names this script uses itself.
 with_environment() { # COMMAND...
   export PYTHONUNBUFFERED=1
-  export PYTHONPATH="$LONGSHORE_SNAPSHOT${PYTHONPATH:+:$PYTHONPATH}"
+  export PYTHONPATH="$python_path${PYTHONPATH:+:$PYTHONPATH}"
   exec "$@"
 }
 
@@ -53,6 +57,7 @@ stage=set-up # then: trainer
 failed_line=
 failed_command=
 reason_file=
+scratch=
 
 say() {
   printf 'longshore: %s\n' "$*"
@@ -83,6 +88,13 @@ write_failure() { # CLASS MESSAGE EXIT_STATUS
     "$1" "$(json_string "$2")" "$3" "$LONGSHORE_ATTEMPT" | replace "$LONGSHORE_RUN_DIR/failure.json"
 }
 
+refuse() { # REASON
+  reason_file=$(mktemp)
+  failed_line=${BASH_LINENO[0]}
+  printf '%s' "$1" >"$reason_file"
+  exit 1
+}
+
 describe_status() { # EXIT_STATUS
   local signal
   if (($1 > 128)) && signal=$(kill -l "$(($1 - 128))" 2>/dev/null); then
@@ -100,7 +112,7 @@ finish() {
   set +e
   end_processes 10 "${own_marks[@]}"
   if [[ -n "$build_only" ]] && ((status == 0)); then
-    rm -f "$reason_file"
+    rm -rf "$reason_file" "$scratch"
     exit 0
   fi
   mkdir -p "$attempt_dir"
@@ -126,8 +138,11 @@ finish() {
       status=1
     fi
   fi
-  rm -f "$reason_file"
+  rm -rf "$reason_file" "$scratch"
   printf '%d\n' "$status" | replace "$attempt_dir/exit_code"
+  if ((EUID == 0)); then # the folder's owner may be somebody else, who wants to clean up one day
+    chown -R --reference=. . 2>/dev/null || true
+  fi
   exit "$status"
 }
 
@@ -270,7 +285,7 @@ trap 'stop INT' INT
 trap 'stop TERM' TERM
 trap 'stop USR1' USR1 # Slurm's warning before the time limit
 
-export TERM="${TERM:-xterm}"
+export TERM="${TERM:-xterm}" # isaaclab.sh complains without
 export DEBIAN_FRONTEND=noninteractive
 
 # ---- what an earlier attempt of this run left behind
@@ -281,70 +296,172 @@ if [[ -e SUCCESS ]]; then
 fi
 rm -f failure.json "$attempt_dir/exit_code"
 
-# ---- install: each step once, as a stamp beside the installed packages says
+# ---- install: beside the image's own packages, which stay as they are. What is installed is kept in a folder that is
+# named for what decides its content, so that the next start, of any run that shares the folder, installs nothing.
 
-site_packages=$("${PYTHON[@]}" -c 'import sysconfig; print(sysconfig.get_path("purelib"))' | tail -n 1)
-stamps="$site_packages/.longshore"
-mkdir -p "$stamps"
+# Every pip call is held to the versions that the image has, but for what the job itself names.
+own=(cloudpickle hoptorch hydra-core importlib-metadata light-dependencies orjson pyvers tensorboard tensordict torchrl trainer)
+scratch=$(mktemp -d)
+constraints="$scratch/constraints.txt"
+facts="$scratch/facts"
+touch "$facts"
+step "packages of the image" "${PYTHON[@]}" - "$constraints" "$facts" "${own[@]}" <<'FREEZE'
+import re, sys, sysconfig
+from importlib.metadata import distributions
 
-once() { # LABEL COMMAND...
-  local stamp="$stamps/$1" command
-  printf -v command '%q ' "$@"
-  if [[ -e "$stamp" && "$(<"$stamp")" == "$command" ]]; then
-    say "$1: installed already"
+constraints, facts, *own = sys.argv[1:]
+held = {}
+for distribution in distributions():
+    name = re.sub(r"[-_.]+", "-", distribution.metadata["Name"] or "").lower()
+    if name and name not in own:
+        held.setdefault(name, distribution.version)  # the first on the path is the one that is imported
+with open(constraints, "w", encoding="utf-8") as file:
+    file.writelines(f"{name}=={version}\n" for name, version in sorted(held.items()))
+with open(facts, "w", encoding="utf-8") as file:
+    file.write(sysconfig.get_path("purelib", vars={"base": "", "platbase": ""}) + "\n")
+print(f"{len(held)} packages are held at the image's versions", flush=True)
+FREEZE
+site=$(<"$facts") # below a prefix
+
+PIP=("${PYTHON[@]}" -m pip install --no-input --disable-pip-version-check --no-warn-script-location)
+PIP+=(--constraint "$constraints")
+export PIP_ROOT_USER_ACTION=ignore
+
+once() { # LABEL PIP_ARGUMENTS...
+  local label=$1 stamp="$packages/.$1"
+  shift
+  if [[ -e "$stamp" ]]; then
+    say "$label: installed already"
     return 0
   fi
-  step "$@"
-  printf '%s' "$command" >"$stamp"
+  step "$label" "${PIP[@]}" --prefix "$packages" "$@"
+  touch "$stamp"
 }
 
-PIP=("${PYTHON[@]}" -m pip install --no-input --disable-pip-version-check)
-once light-dependencies "${PIP[@]}" --no-deps -- pyvers hoptorch==0.1.4 cloudpickle orjson importlib_metadata
-once tensordict "${PIP[@]}" --no-deps -- tensordict==0.14.3
-once torchrl "${PIP[@]}" --no-build-isolation --no-deps -- torchrl==0.14.1
+kept=(
+  light-dependencies --no-deps pyvers hoptorch==0.1.4 cloudpickle orjson importlib_metadata
+  tensordict --no-build-isolation --no-deps --ignore-installed tensordict==0.14.3
+  torchrl --no-build-isolation --no-deps --ignore-installed torchrl==0.14.1
+  trainer  'hydra-core>=1.3.2' tensorboard
+)
+key=$({ cat "$constraints" && printf '%s\0' "$site" "${kept[@]}"; } | sha256sum)
+key=${key:0:32}
+packages="/opt/longshore/packages/$key" # of a baked image
+if [[ ! -e "$packages/.complete" ]]; then
+  packages="${LONGSHORE_STATE:-/var/lib/longshore}/packages/$key"
+  if ! mkdir -p "$packages" 2>/dev/null || [[ ! -w "$packages" ]]; then
+    packages="$LONGSHORE_RUN_DIR/packages/$key"
+    mkdir -p "$packages"
+  fi
+fi
+python_path+=":$packages$site"
+export PATH="$packages/bin:$PATH"
+if [[ -e "$packages/.complete" ]]; then
+  say "packages: installed already, in $packages"
+else
+  installing=$SECONDS
+  exec 9>"$packages.lock"
+  if ! flock --nonblock 9; then
+    step "waiting for another run that installs the same" flock 9
+  fi
+  once light-dependencies --no-deps -- pyvers hoptorch==0.1.4 cloudpickle orjson importlib_metadata
+  once tensordict --no-build-isolation --no-deps --ignore-installed -- tensordict==0.14.3
+  once torchrl --no-build-isolation --no-deps --ignore-installed -- torchrl==0.14.1
+  once trainer  -- 'hydra-core>=1.3.2' tensorboard
+  touch "$packages/.complete"
+  say "packages: installed in $((SECONDS - installing)) s, in $packages"
+  exec 9>&-
+fi
 
-# ---- verify
+# ---- verify: one line a check, and what to do about each that fails
+
 verify_imports=(torch tensordict torchrl)
 verify_modules=(trainer.simulators.mjlab mjlab)
 verify_gpus=1
 reason_file=$(mktemp)
-step verify "${PYTHON[@]}" - "$reason_file" "$verify_gpus" "${verify_imports[@]}" -- "${verify_modules[@]}" <<'VERIFY'
-import importlib, importlib.util, sys
+step verify "${PYTHON[@]}" - "$reason_file" "$verify_gpus" "${constraints:-/dev/null}" \
+  "${verify_imports[@]}" -- "${verify_modules[@]}" <<'VERIFY'
+import ctypes, importlib, importlib.util, sys
+from importlib.metadata import version
 
-reason_file, gpus, *names = sys.argv[1:]
+reason_file, gpus, constraints, *names = sys.argv[1:]
 imports, modules = names[: names.index("--")], names[names.index("--") + 1 :]
+REMEDIES = {
+    "torch": "choose an image that has PyTorch",
+    "tensordict": "see what pip said above; setup.tensordict chooses another version",
+    "torchrl": "see what pip said above; setup.torchrl chooses another version",
+    "isaaclab": "choose Isaac Lab's image, or one made from it",
+    "mjlab": "add mjlab to setup.pip",
+    "dm_control": "add dm_control to setup.pip",
+    "trainer": "this version of the trainer has no such simulator: see env.backend",
+}
+reasons = []
 
 
-def refuse(reason):
-    with open(reason_file, "w", encoding="utf-8") as file:
-        file.write(reason)
-    sys.exit(reason)
+def say(name, found):
+    print(f"  ok    {name}: {found}", flush=True)
+
+
+def fail(name, reason):
+    remedy = REMEDIES.get(name.partition(".")[0])
+    reasons.append(reason + (f"; {remedy}" if remedy else ""))
+    print(f"  FAIL  {name}: {reasons[-1]}", flush=True)
 
 
 for name in imports:
     try:
         module = importlib.import_module(name)
     except Exception as error:
-        refuse(f"{sys.executable} cannot import {name}: {type(error).__name__}: {error}")
-    print(name, getattr(module, "__version__", ""), flush=True)
+        fail(name, f"{sys.executable} cannot import {name}: {type(error).__name__}: {error}")
+    else:
+        say(name, getattr(module, "__version__", "there"))
 for name in modules:
     try:
         found = importlib.util.find_spec(name)
     except Exception as error:
-        refuse(f"{sys.executable} cannot find {name}: {type(error).__name__}: {error}")
-    if found is None:
-        refuse(f"{sys.executable} has no module {name}")
-if int(gpus):
+        fail(name, f"{sys.executable} cannot find {name}: {type(error).__name__}: {error}")
+    else:
+        say(name, found.origin) if found else fail(name, f"{sys.executable} has no module {name}")
+with open(constraints, encoding="utf-8") as lines:
+    held = dict(line.strip().split("==", 1) for line in lines if "==" in line)
+for name in ("torch", "numpy"):
+    if name in held:
+        try:
+            now = version(name)
+        except Exception as error:
+            now = f"gone ({error})"
+        if now != held[name]:
+            fail(name, f"{name} is {now}, and {held[name]} in the image: take out of setup.pip what replaces it")
+        else:
+            say(f"{name} as in the image", now)
+if int(gpus) and "torch" in sys.modules:
     import torch
 
-    if torch.cuda.device_count() < int(gpus):
-        refuse(f"the job asks for {gpus} GPUs, PyTorch sees {torch.cuda.device_count()}")
+    count = torch.cuda.device_count()
+    if count < int(gpus):
+        fail("GPUs", f"the job asks for {gpus} GPUs, PyTorch sees {count}; compare resources.gpus with nvidia-smi there")
+    else:
+        say("GPUs", ", ".join(torch.cuda.get_device_name(index) for index in range(count)))
+    for library, use in (("libvulkan.so.1", "rendering of cameras"), ("libEGL.so.1", "rendering without a display")):
+        try:
+            ctypes.CDLL(library)
+        except OSError:
+            print(f"  note  {library} is not there, which {use} needs", flush=True)
+        else:
+            say(library, "there")
+if reasons:
+    with open(reason_file, "w", encoding="utf-8") as file:
+        file.write(" | ".join(reasons))
+    sys.exit(1)
 VERIFY
 if [[ -n "$build_only" ]]; then
   say "set up and verified"
+  if [[ -n "$shell" ]]; then
+    printf 'python is: %s; training starts with: %s -m trainer KEY=VALUE ...\n' "${PYTHON[*]}" "${PYTHON[*]}"
+    (with_environment bash -i) || true
+  fi
   exit 0
 fi
-
 # ---- train
 arguments=(
   watchdog.start=1800

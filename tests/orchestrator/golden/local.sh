@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Sets up and runs one run of Longshore: bash setup-and-run.sh [--build-only] [KEY=VALUE ...]
-# --build-only stops once everything is installed and verified; KEY=VALUE words are further settings of the trainer.
+# Sets up and runs one run of Longshore: bash setup-and-run.sh [--build-only | --shell] [KEY=VALUE ...]
+# --build-only stops once everything is installed and verified, --shell opens a shell then; KEY=VALUE words are further
+# settings of the trainer.
 # Starting it again is safe: what is installed stays, training goes on from its last checkpoint.
 # shellcheck disable=SC2016,SC2317 # values stand as they are; traps call what looks unreachable
 set -euo pipefail
@@ -13,13 +14,15 @@ PYTHON=(/usr/bin/python3)
 grace=90 # seconds between TERM and KILL
 
 build_only=
-if [[ "${1:-}" == --build-only ]]; then
+shell=
+if [[ "${1:-}" == --build-only || "${1:-}" == --shell ]]; then
   build_only=yes
+  shell=${1/--build-only/}
   shift
 fi
 for word in "$@"; do
   if [[ "$word" != *=* ]]; then
-    printf 'usage: bash setup-and-run.sh [--build-only] [KEY=VALUE ...]\n' >&2
+    printf 'usage: bash setup-and-run.sh [--build-only | --shell] [KEY=VALUE ...]\n' >&2
     exit 2
   fi
 done
@@ -40,11 +43,12 @@ attempt_dir="$LONGSHORE_RUN_DIR/attempts/$LONGSHORE_ATTEMPT"
 run_marks=("LONGSHORE_RUN_ID=$LONGSHORE_RUN_ID" "LONGSHORE_RUN_DIR=$LONGSHORE_RUN_DIR")
 own_marks=("${run_marks[@]}" "LONGSHORE_ATTEMPT=$LONGSHORE_ATTEMPT")
 
+python_path=$LONGSHORE_SNAPSHOT # further folders of packages come behind it
 # The variables that the job asks for, for whatever is started here, whatever names this script uses itself.
 with_environment() { # COMMAND...
   export PYTHONUNBUFFERED=1
   export NOTE='it'"'"'s $(date)'
-  export PYTHONPATH="$LONGSHORE_SNAPSHOT${PYTHONPATH:+:$PYTHONPATH}"
+  export PYTHONPATH="$python_path${PYTHONPATH:+:$PYTHONPATH}"
   exec "$@"
 }
 
@@ -54,6 +58,7 @@ stage=set-up # then: trainer
 failed_line=
 failed_command=
 reason_file=
+scratch=
 
 say() {
   printf 'longshore: %s\n' "$*"
@@ -84,6 +89,13 @@ write_failure() { # CLASS MESSAGE EXIT_STATUS
     "$1" "$(json_string "$2")" "$3" "$LONGSHORE_ATTEMPT" | replace "$LONGSHORE_RUN_DIR/failure.json"
 }
 
+refuse() { # REASON
+  reason_file=$(mktemp)
+  failed_line=${BASH_LINENO[0]}
+  printf '%s' "$1" >"$reason_file"
+  exit 1
+}
+
 describe_status() { # EXIT_STATUS
   local signal
   if (($1 > 128)) && signal=$(kill -l "$(($1 - 128))" 2>/dev/null); then
@@ -101,7 +113,7 @@ finish() {
   set +e
   end_processes 10 "${own_marks[@]}"
   if [[ -n "$build_only" ]] && ((status == 0)); then
-    rm -f "$reason_file"
+    rm -rf "$reason_file" "$scratch"
     exit 0
   fi
   mkdir -p "$attempt_dir"
@@ -127,7 +139,7 @@ finish() {
       status=1
     fi
   fi
-  rm -f "$reason_file"
+  rm -rf "$reason_file" "$scratch"
   printf '%d\n' "$status" | replace "$attempt_dir/exit_code"
   exit "$status"
 }
@@ -271,7 +283,7 @@ trap 'stop INT' INT
 trap 'stop TERM' TERM
 trap 'stop USR1' USR1 # Slurm's warning before the time limit
 
-export TERM="${TERM:-xterm}"
+export TERM="${TERM:-xterm}" # isaaclab.sh complains without
 time_limit=3600 # seconds
 export LONGSHORE_DEADLINE="${LONGSHORE_DEADLINE:-$((EPOCHSECONDS + time_limit))}"
 
@@ -283,48 +295,95 @@ if [[ -e SUCCESS ]]; then
 fi
 rm -f failure.json "$attempt_dir/exit_code"
 
-# ---- verify
+# ---- verify: one line a check, and what to do about each that fails
+
 verify_imports=(torch tensordict torchrl)
 verify_modules=(trainer.simulators.mjlab mjlab)
 verify_gpus=0
 reason_file=$(mktemp)
-step verify "${PYTHON[@]}" - "$reason_file" "$verify_gpus" "${verify_imports[@]}" -- "${verify_modules[@]}" <<'VERIFY'
-import importlib, importlib.util, sys
+step verify "${PYTHON[@]}" - "$reason_file" "$verify_gpus" "${constraints:-/dev/null}" \
+  "${verify_imports[@]}" -- "${verify_modules[@]}" <<'VERIFY'
+import ctypes, importlib, importlib.util, sys
+from importlib.metadata import version
 
-reason_file, gpus, *names = sys.argv[1:]
+reason_file, gpus, constraints, *names = sys.argv[1:]
 imports, modules = names[: names.index("--")], names[names.index("--") + 1 :]
+REMEDIES = {
+    "torch": "choose an image that has PyTorch",
+    "tensordict": "see what pip said above; setup.tensordict chooses another version",
+    "torchrl": "see what pip said above; setup.torchrl chooses another version",
+    "isaaclab": "choose Isaac Lab's image, or one made from it",
+    "mjlab": "add mjlab to setup.pip",
+    "dm_control": "add dm_control to setup.pip",
+    "trainer": "this version of the trainer has no such simulator: see env.backend",
+}
+reasons = []
 
 
-def refuse(reason):
-    with open(reason_file, "w", encoding="utf-8") as file:
-        file.write(reason)
-    sys.exit(reason)
+def say(name, found):
+    print(f"  ok    {name}: {found}", flush=True)
+
+
+def fail(name, reason):
+    remedy = REMEDIES.get(name.partition(".")[0])
+    reasons.append(reason + (f"; {remedy}" if remedy else ""))
+    print(f"  FAIL  {name}: {reasons[-1]}", flush=True)
 
 
 for name in imports:
     try:
         module = importlib.import_module(name)
     except Exception as error:
-        refuse(f"{sys.executable} cannot import {name}: {type(error).__name__}: {error}")
-    print(name, getattr(module, "__version__", ""), flush=True)
+        fail(name, f"{sys.executable} cannot import {name}: {type(error).__name__}: {error}")
+    else:
+        say(name, getattr(module, "__version__", "there"))
 for name in modules:
     try:
         found = importlib.util.find_spec(name)
     except Exception as error:
-        refuse(f"{sys.executable} cannot find {name}: {type(error).__name__}: {error}")
-    if found is None:
-        refuse(f"{sys.executable} has no module {name}")
-if int(gpus):
+        fail(name, f"{sys.executable} cannot find {name}: {type(error).__name__}: {error}")
+    else:
+        say(name, found.origin) if found else fail(name, f"{sys.executable} has no module {name}")
+with open(constraints, encoding="utf-8") as lines:
+    held = dict(line.strip().split("==", 1) for line in lines if "==" in line)
+for name in ("torch", "numpy"):
+    if name in held:
+        try:
+            now = version(name)
+        except Exception as error:
+            now = f"gone ({error})"
+        if now != held[name]:
+            fail(name, f"{name} is {now}, and {held[name]} in the image: take out of setup.pip what replaces it")
+        else:
+            say(f"{name} as in the image", now)
+if int(gpus) and "torch" in sys.modules:
     import torch
 
-    if torch.cuda.device_count() < int(gpus):
-        refuse(f"the job asks for {gpus} GPUs, PyTorch sees {torch.cuda.device_count()}")
+    count = torch.cuda.device_count()
+    if count < int(gpus):
+        fail("GPUs", f"the job asks for {gpus} GPUs, PyTorch sees {count}; compare resources.gpus with nvidia-smi there")
+    else:
+        say("GPUs", ", ".join(torch.cuda.get_device_name(index) for index in range(count)))
+    for library, use in (("libvulkan.so.1", "rendering of cameras"), ("libEGL.so.1", "rendering without a display")):
+        try:
+            ctypes.CDLL(library)
+        except OSError:
+            print(f"  note  {library} is not there, which {use} needs", flush=True)
+        else:
+            say(library, "there")
+if reasons:
+    with open(reason_file, "w", encoding="utf-8") as file:
+        file.write(" | ".join(reasons))
+    sys.exit(1)
 VERIFY
 if [[ -n "$build_only" ]]; then
   say "set up and verified"
+  if [[ -n "$shell" ]]; then
+    printf 'python is: %s; training starts with: %s -m trainer KEY=VALUE ...\n' "${PYTHON[*]}" "${PYTHON[*]}"
+    (with_environment bash -i) || true
+  fi
   exit 0
 fi
-
 # ---- train
 arguments=(
   watchdog.start=1800

@@ -1,0 +1,54 @@
+"""An engine with the stand-in's image in it, a wheelhouse, and a project whose commands talk to that engine."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.orchestrator.command_line import Project
+from tests.services.docker_engine import Engine
+from tests.services.standin.image import build
+
+REPOSITORY = Path(__file__).parents[2]
+TORCH27 = REPOSITORY / ".venv-torch27" / "bin" / "python"
+IMAGE = "standin/isaac-lab:2.3.0"
+WHEELS = ("tensordict==0.14.3", "torchrl==0.14.1", "pyvers", "hoptorch==0.1.4", "cloudpickle", "orjson")
+WHEELS += ("importlib_metadata", "zipp", "hydra-core", "tensorboard")
+
+
+@pytest.fixture(scope="session")
+def engine():
+    """A running engine that has the stand-in's image."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    for command in ("dockerd", "debootstrap"):
+        if shutil.which(command) is None:
+            pytest.skip(f"{command} is not installed")
+    folder = os.environ.get("STANDIN_ENGINE")  # keeps the image for the next time, while the tests are worked on
+    engine = Engine(Path(folder), kept=True) if folder else Engine()
+    try:
+        engine.start()
+        if not engine.client.images(IMAGE):
+            build(engine.client, IMAGE)
+        yield engine
+    finally:
+        engine.end()
+
+
+@pytest.fixture(scope="session")
+def wheelhouse(tmp_path_factory):
+    """What the jobs install, as files: their containers have no network."""
+    folder = tmp_path_factory.mktemp("wheelhouse")
+    words = [TORCH27, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--dest", folder]
+    subprocess.run([str(word) for word in (*words, *WHEELS)], check=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory, engine):
+    """A folder where commands are typed."""
+    return Project(tmp_path_factory.mktemp("project"), {"DOCKER_HOST": engine.address, "MY_SECRET": "hunter2-hunter2"})
