@@ -5,22 +5,22 @@ Prints a table, writes benchmarks/results/cli.json, and exits with 1 where a lim
 
 from __future__ import annotations
 
-import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from importlib.metadata import version
+from dataclasses import dataclass
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # as a script
 
 from rich.console import Console
 from rich.table import Table
+
+from benchmarks.results import write_result
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "cli.json"
@@ -101,26 +101,6 @@ def show(figures: Sequence[Figure]) -> None:
     Console().print(table)
 
 
-def write(figures: Sequence[Figure]) -> None:
-    """Write the figures with what they were measured on."""
-    model = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), "")
-    result = {
-        "date": datetime.now(UTC).date().isoformat(),
-        "machine": {
-            "cores": os.cpu_count(),
-            "cpu": model.partition(": ")[2],
-            "system": platform.freedesktop_os_release()["PRETTY_NAME"],
-        },
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("jinja2", "pydantic", "typer")},
-        },
-        "figures": [asdict(figure) for figure in figures],
-    }
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    RESULTS.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-
-
 def main() -> int:
     """Measure all cases; 1 where a limit is missed."""
     with tempfile.TemporaryDirectory() as folder:
@@ -133,7 +113,7 @@ def main() -> int:
         )
         figures = [measure(case, Path(folder, "runs")) for case in cases]
     show(figures)
-    write(figures)
+    write_result(RESULTS, figures, ("jinja2", "pydantic", "typer"))
     return 0 if all(figure.kept for figure in figures) else 1
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import sys
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, distribution
+from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 
 from packaging.requirements import Requirement
@@ -47,6 +47,10 @@ LEFT_OUT_OF_TORCH27 = (
     "types-jsonschema",
     "types-pyyaml",
 )
+# What Isaac Lab's package needs to import, with Isaac Sim's modules stubbed (tests/standin). Its own list leads to far
+# more than that, and asks for older versions of what the image has newer.
+ISAACLAB = ("einops", "flatdict", "prettytable", "scipy", "toml", "trimesh", "warp-lang")
+ISAACLAB_ALONE = ("isaaclab", "torchvision")  # without what they ask for
 # Installed with the CUDA libraries that its build for this platform asks for, if any.
 TORCH = "torch"
 CUDA = ("cuda-", "nvidia-", "triton")
@@ -101,8 +105,9 @@ def main(arguments: Sequence[str]) -> None:
     extras = project["optional-dependencies"]
     skip = [*LEFT_OUT, *INSTALLERS]
     if list(arguments) == ["torch27"]:
-        roots = [*extras["trainer"], *extras["isaac"], *extras["dev"], "gymnasium", "rich"]
+        roots = [*extras["trainer"], *extras["isaac"], *extras["dev"], "gymnasium", "rich", *ISAACLAB]
         everything = closure(roots, skip=[*skip, *LEFT_OUT_OF_TORCH27])
+        everything |= {name: version(name).partition("+")[0] for name in ISAACLAB_ALONE}
         write(
             "torch27.txt",
             "What Isaac Lab 2.3's image has, for `make test-torch27`. Installed with --no-deps.",

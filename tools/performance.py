@@ -1,0 +1,138 @@
+"""Write docs/performance.md from benchmarks/results/: every table is what a benchmark has measured.
+
+Usage: python tools/performance.py [FOLDER] > docs/performance.md
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).resolve().parents[1] / "benchmarks" / "results"
+INTRODUCTION = """\
+# Performance
+
+`make performance` writes this page from the files in benchmarks/results/, which the scripts in benchmarks/ write.
+Compare figures of one file only: machines differ, and shared ones vary by a tenth.
+"""
+Row = Sequence[object]
+
+
+def main(folder: Path = RESULTS) -> str:
+    """The whole page."""
+    results = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))}
+    parts = [INTRODUCTION]
+    for prefix, title, describe in SECTIONS:
+        found = {name: result for name, result in results.items() if name == prefix or name.startswith(prefix + "-")}
+        if found:
+            parts.append(f"## {title}\n")
+        parts += [f"{_origin(name, result)}\n\n{describe(result)}\n" for name, result in found.items()]
+    return "\n".join(parts)
+
+
+def table(header: Row, rows: Iterable[Row]) -> str:
+    """Rows as Markdown; numbers to the right."""
+    rows = list(rows)
+    aligned = ["---:" if str(cell)[:1].isdigit() else "---" for cell in rows[0]]
+    lines = [header, aligned, *rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+
+
+def _origin(name: str, result: Mapping[str, Any]) -> str:
+    machine, versions = result["machine"], result["versions"]
+    where = " and ".join(machine.get("gpus") or [f"{machine['cores']} cores of {machine['cpu']}"])
+    packages = ", ".join(f"{package} {number}" for package, number in versions.items())
+    return f"{where}, {result['date']}, {packages} (`benchmarks/results/{name}.json`):"
+
+
+def _cli(result: Mapping[str, Any]) -> str:
+    rows = [
+        (f"`{figure['name']}`", f"{figure['median']:.2f}", f"{figure['limit']:.1f}") for figure in result["figures"]
+    ]
+    return table(("whole process", "median, s", "limit, s"), rows)
+
+
+def _learner(result: Mapping[str, Any]) -> str:
+    def row(figure: Mapping[str, Any]) -> Row:
+        case, rate = figure["case"], figure["steps_per_s"]["median"]
+        memory = figure["peak_memory_gib"]
+        return (
+            f"`{case['agent']}`",
+            f"{case['batch']:,} = {case['batch'] // case['length']} × {case['length']}",
+            f"{figure['parameters'] / 1e6:.2f} M",
+            figure["mode"],
+            f"{rate:.2f}",
+            f"{1000 / rate:.1f}",
+            f"{figure['floor_ms']:.1f}",
+            f"{figure['prepare_s']:.0f}",
+            "" if memory is None else f"{memory:.1f}",
+        )
+
+    header = ("agent", "batch", "parameters", "step", "steps/s", "ms", "floor, ms", "prepared in, s", "peak, GiB")
+    return table(header, map(row, result["figures"])) + "\n\n" + _parts(result["figures"])
+
+
+def _parts(figures: Sequence[Mapping[str, Any]]) -> str:
+    lines = [
+        f"- {figure['case']['agent']}, {figure['case']['batch']:,}, {figure['mode']}, ms: "
+        + ", ".join(f"{name} {milliseconds:.1f}" for name, milliseconds in figure["parts_ms"].items())
+        for figure in figures
+        if figure["parts_ms"]
+    ]
+    return "\n".join(lines)
+
+
+def _reference(result: Mapping[str, Any]) -> str:
+    rows = []
+    for figure in result["figures"]:
+        rows.append(("optimiser steps/s", f"{figure['steps_per_s']['median']:.2f}"))
+        rows += [(f"{name}, ms", f"{milliseconds:.1f}") for name, milliseconds in figure["parts_ms"].items()]
+        for key, name in (("collected_per_s", "frames/s collected"), ("peak_memory_gib", "peak, GiB")):
+            if figure.get(key) is not None:
+                rows.append((name, f"{figure[key]:,.1f}"))
+    return table(("TorchRL's parts", ""), rows)
+
+
+def _collection(result: Mapping[str, Any]) -> str:
+    header = (f"{result['settings']['environments']:,} environments", "frames/s", "of the bare simulator's")
+    rows = [
+        (figure["mode"], f"{figure['frames_per_s']:,.0f}", f"{figure['share']:.3f}") for figure in result["figures"]
+    ]
+    return table(header, rows)
+
+
+def _replay(result: Mapping[str, Any]) -> str:
+    rows = [
+        (figure["name"], f"{figure['ms']:.3f}", f"{figure['megabytes']:.1f}", f"{figure['gigabytes_per_s']:,.0f}")
+        for figure in result["figures"]
+    ]
+    return table(("operation", "ms", "MB", "GB/s, read and written"), rows)
+
+
+def _fused(result: Mapping[str, Any]) -> str:
+    rows = [
+        (
+            figure["direction"],
+            f"{figure['rows']:,} × {figure['inputs']} → {figure['outputs']}",
+            f"{figure['cublas_us']:.0f} + {figure['activation_us']:.0f}",
+            f"{figure['fused_us']:.0f}",
+        )
+        for figure in result["figures"]
+    ]
+    return table(("", "product", "cuBLAS + ELU, µs", "fused, µs"), rows)
+
+
+SECTIONS: Sequence[tuple[str, str, Callable[[Mapping[str, Any]], str]]] = (
+    ("learner", "The learner alone", _learner),
+    ("reference", "The same with TorchRL's parts", _reference),
+    ("collection", "Collecting", _collection),
+    ("replay", "The replay", _replay),
+    ("fused-layers", "Layers with the activation fused in", _fused),
+    ("cli", "The command line", _cli),
+)
+
+if __name__ == "__main__":
+    sys.stdout.write(main(*(Path(argument) for argument in sys.argv[1:])))
