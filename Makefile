@@ -13,10 +13,10 @@ BIN := $(VENV)/bin
 PIP_INSTALL := -m pip --disable-pip-version-check install --quiet --no-compile
 NO_DEPS := --no-deps --no-build-isolation
 LOCKS := requirements
-SCRIPTS = .ci/run
+SCRIPTS = .ci/run $(wildcard tests/services/standin/*.sh)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-services test-torch27 lint bench schema lock clean
+.PHONY: help demo test test-services test-torch27 lint bench performance schema lock clean
 .DELETE_ON_ERROR:
 
 help: ## This list
@@ -28,11 +28,11 @@ demo: $(VENV)/run.stamp ## Train a policy for a cart-pole on this machine and wa
 test: $(VENV)/dev.stamp ## All tests that need no root
 	@$(BIN)/pytest -n 2 -m "not services"
 
-test-services: $(VENV)/dev.stamp ## Tests that need root
-	@$(BIN)/pytest -m services || [ $$? -eq 5 ]  # 5: there are none yet
+test-services: $(VENV)/dev.stamp $(TORCH27)/run.stamp ## Tests that need root, Docker Engine and debootstrap
+	@$(BIN)/pytest -m services tests/services
 
 test-torch27: $(TORCH27)/run.stamp ## The trainer's tests on what Isaac Lab's image has: torch 2.7.0, numpy 1.26
-	@$(TORCH27)/bin/pytest -n 2 -m "not services" tests/trainer
+	@$(TORCH27)/bin/pytest -n 2 -m "not services" tests/trainer tests/standin
 
 lint: $(VENV)/dev.stamp ## Linters, formatting, types
 	@$(BIN)/ruff check .
@@ -42,6 +42,10 @@ lint: $(VENV)/dev.stamp ## Linters, formatting, types
 
 bench: $(VENV)/dev.stamp ## Figures of benchmarks/, as tables and as JSON
 	@$(BIN)/python benchmarks/cli.py
+
+performance: ## Write docs/performance.md anew from benchmarks/results/
+	@$(PYTHON) tools/performance.py > docs/performance.md.new
+	@mv docs/performance.md.new docs/performance.md
 
 schema: $(VENV)/run.stamp ## Write schemas/job.schema.json anew
 	@$(BIN)/python orchestrate.py schema > schemas/job.schema.json.new

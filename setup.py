@@ -3,7 +3,11 @@
 from setuptools import find_packages, setup
 
 # Folder at the top of the tree -> where the installed package finds it.
-OUTSIDE = {"orchestrator.templates": "templates", "orchestrator.schemas": "schemas"}
+OUTSIDE = {
+    "orchestrator.containers": "containers",
+    "orchestrator.schemas": "schemas",
+    "orchestrator.templates": "templates",
+}
 
 setup(
     packages=[*find_packages(include=["orchestrator*", "trainer*"]), *OUTSIDE],
