@@ -7,6 +7,7 @@ CUDA graph.
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -146,6 +147,7 @@ def _timed(function: Callable[..., Any], watch: Stopwatch, part: str) -> Callabl
     return timed
 
 
+@functools.cache
 def count_tflop(case: Case) -> float:
     """Operations of a step's matrix products, counted on a few sequences: they grow with the batch."""
     sequences = 8

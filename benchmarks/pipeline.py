@@ -133,7 +133,7 @@ def measure(layout: str, overrides: Sequence[str], *, seconds: float, warm_up: i
 def start(run_dir: RunDir, overrides: Sequence[str], output: int) -> subprocess.Popen[bytes]:
     """`python -m trainer` in a process of its own; what it says goes to the file descriptor `output`."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("LONGSHORE_")}
-    paths = {"PYTHONPATH": str(ROOT), "LONGSHORE_RUN_DIR": str(run_dir.root)}
+    paths = {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]), "LONGSHORE_RUN_DIR": str(run_dir.root)}
     return subprocess.Popen(
         [sys.executable, "-m", "trainer", *overrides],
         cwd=ROOT,

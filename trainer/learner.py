@@ -69,7 +69,7 @@ class Learner:
     def prepare(self, *, compiled: bool = True, captured: bool = True) -> None:
         """Compile the step and, on a GPU, capture it as a CUDA graph; nothing is learnt and nothing is forgotten by it.
 
-        To be called before other work of this process runs on the GPU.
+        To be called before the first step, and before other work of this process runs on the GPU.
 
         Args:
             compiled: Compile the agent's regions.

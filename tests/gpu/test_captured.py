@@ -37,14 +37,17 @@ def test_a_captured_step_learns_what_an_eager_one_does(agent):
     captured.prepare()
     expected = figures(eager, 3)
     assert figures(captured, 3) == pytest.approx(expected, rel=1e-2, abs=1e-3)
-    for ours, theirs in zip(captured.agent.parameters(), eager.agent.parameters(), strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-2, atol=1e-4)
+    # Adam moves a weight by its learning rate however small the gradient, whose sign is rounding where it is all but 0.
+    started = learner_of(agent).agent.parameters()
+    for ours, theirs, was in zip(captured.agent.parameters(), eager.agent.parameters(), started, strict=True):
+        assert (ours - theirs).norm() <= 2e-2 * (theirs - was).norm()
 
 
 @pytest.mark.parametrize("agent", AGENTS)
 def test_preparing_learns_and_forgets_nothing(agent):
-    learner = learner_of(agent)
-    figures(learner, 2)
+    learner, earlier = learner_of(agent), learner_of(agent)
+    figures(earlier, 2)
+    learner.load_state_dict(earlier.state_dict())
     before = [tensor.clone() for tensor in learner._tensors()]
     generator = learner._generator.get_state()
     learner.prepare()

@@ -119,7 +119,7 @@ class Dreamer(Agent):
         behaviour = self.config.behaviour
         features = stacked(states).features()
         reward = self._frozen.world_model.reward(features[1:])
-        value, predicted = (output.squeeze(-1).float() for output in two_routes(self.value, features))
+        value, predicted = two_routes(self.value, features)
         reward = torch.cat([torch.zeros_like(reward[:1]), reward])  # that of roots: not used
         discount = torch.full_like(reward, behaviour.discount)
         returns = lambda_returns(reward, discount, value, lam=behaviour.lambda_)

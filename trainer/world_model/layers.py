@@ -6,7 +6,7 @@ import copy
 import itertools
 import math
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -17,12 +17,6 @@ from trainer.errors import ConfigError
 _Module = TypeVar("_Module", bound=nn.Module)
 
 ALIGNMENT = 8  # widths of matrices in elements; with others, tensor cores fall back to kernels several times slower
-
-# Name in the config -> function, and whether what it gets is normalised first.
-ACTIVATIONS: dict[str, tuple[Callable[[Tensor], Tensor], bool]] = {
-    "rms_silu": (F.silu, True),
-    "elu": (F.elu, False),
-}
 
 
 def aligned(width: int) -> int:
@@ -40,6 +34,41 @@ def initialise(weight: Tensor, fan_in: int, scale: float = 1.0) -> None:
         return
     deviation = 1.1368 * scale / math.sqrt(fan_in)  # 1.1368 undoes what the cut takes from the variance
     nn.init.trunc_normal_(weight, std=deviation, a=-2 * deviation, b=2 * deviation)
+
+
+def elu(x: Tensor) -> Tensor:
+    """Exponential linear unit, of the type of `x`.
+
+    In half precision `exp(x) - 1` is exact enough, and cheaper than `expm1`; its gradient is taken from what came out,
+    which the next layer keeps anyway.
+    """
+    return F.elu(x) if x.dtype == torch.float32 else _HalfELU.apply(x)
+
+
+def elu_slope(y: Tensor) -> Tensor:
+    """Derivative of ELU where it gave `y`."""
+    return torch.where(y > 0, 1.0, y + 1)
+
+
+class _HalfELU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        wide = x.float()
+        y = torch.where(wide > 0, wide, torch.exp(wide.clamp_max(0)) - 1).to(x.dtype)
+        ctx.save_for_backward(y)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        [y] = ctx.saved_tensors
+        return (gradient.float() * elu_slope(y.float())).to(y.dtype)
+
+
+# Name in the config -> function, and whether what it gets is normalised first.
+ACTIVATIONS: dict[str, tuple[Callable[[Tensor], Tensor], bool]] = {
+    "rms_silu": (F.silu, True),
+    "elu": (elu, False),
+}
 
 
 class RMSNorm(nn.Module):
