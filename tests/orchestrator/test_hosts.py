@@ -41,3 +41,14 @@ def test_files_and_folders_are_copied_with_their_modes(tmp_path: Path):
     LocalHost().get(tmp_path / "new" / "copy" / "deep" / "run.sh", tmp_path / "other" / "run.sh")
     assert (tmp_path / "other" / "run.sh").read_text() == "#!/bin/sh\n"
     assert (tmp_path / "other" / "run.sh").stat().st_mode & 0o777 == 0o755
+
+
+def test_what_is_written_has_its_mode_and_no_leftovers(tmp_path: Path):
+    LocalHost().write(tmp_path / "new" / "secret", "text\n", mode=0o600)
+    assert (tmp_path / "new" / "secret").stat().st_mode & 0o777 == 0o600
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["secret"]
+
+
+def test_a_file_that_is_not_there_is_one_line(tmp_path: Path):
+    with pytest.raises(BackendError, match="nothing cannot be copied to "):
+        LocalHost().get(tmp_path / "nothing", tmp_path / "here")
