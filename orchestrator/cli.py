@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator import container_commands
+from orchestrator import container_commands, report_command
 from orchestrator.backends import load_backend
 from orchestrator.errors import LongshoreError, Problem, SpecError, UsageError
 from orchestrator.surroundings import (
@@ -253,6 +253,7 @@ def cancel(
 
 
 app.command()(container_commands.shell)
+app.command()(report_command.report)
 app.add_typer(container_commands.image, name="image")
 
 

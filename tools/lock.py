@@ -42,6 +42,7 @@ LEFT_OUT_OF_TORCH27 = (
     "nvidia-cusolver-cu12",
     "nvidia-nvtx-cu12",
     "pexpect",
+    "playwright",
     "ruff",
     "triton",
     "types-jsonschema",
