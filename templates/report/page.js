@@ -19,7 +19,9 @@ async function drawCharts() {
   }
   colourCharts();
   fillCharts(true);
-  document.body.dataset.drawn = "yes";
+  await new Promise(requestAnimationFrame);
+  await new Promise(requestAnimationFrame);  // by now what the first frame was asked for has been painted
+  document.body.dataset.drawn = performance.now();
 }
 
 /** Put the numbers of the chosen metric and axis into all charts; `whole` shows all of them again. */

@@ -18,9 +18,7 @@ from trainer.run_dir import Failure, Phase, RunDir, Status, write_atomically
 START = 1_790_000_000.0  # unix seconds of the submission
 INTERVAL = 100  # optimiser steps between two lines
 FRAMES, SECONDS = 2048, 12.5  # per line
-TRACEBACK = (
-    'Traceback (most recent call last):\n  File "learner.py", line 1\ntrainer.errors.NotFinite: loss/total is nan\n'
-)
+TRACEBACK = 'Traceback (most recent call last):\n  File "learner.py", line 1\nNotFinite: loss/total is <nan>\n'
 
 
 @dataclass
@@ -97,3 +95,10 @@ def leave_files(run: RunDir, rate: float, seed: int, end: RunState, lines: int, 
         summary |= {"frames": last["frames"], "optim_steps": last["step"], "seconds": last["elapsed"]}
         write_atomically(run.summary, json.dumps(summary))
         run.write_success(1)
+
+
+def write_record(run_dir: Path, line: int, **values: float) -> None:
+    """Append a line to what a run has logged."""
+    record = {"step": line * INTERVAL, "frames": line * FRAMES, "elapsed": line * SECONDS, **values}
+    with RunDir(run_dir).metrics.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(record) + "\n")
