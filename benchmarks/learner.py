@@ -10,6 +10,7 @@ import argparse
 import functools
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,7 @@ from trainer.learner import Learner
 PACKAGES = ("torch", "triton") if torch.cuda.is_available() else ("torch",)
 MODES = ("eager", "compiled", "captured")
 WARM_UP = 3  # steps
+SMALL = 8  # microseconds: most of such a kernel is latency
 OBSERVATION, ACTION = 48, 12  # of the Unitree Go1 on flat ground
 
 
@@ -64,7 +66,8 @@ class Figure:
         mode: `eager`, `compiled` or `captured`.
         parameters: That are trained.
         steps_per_s: Optimiser steps a second.
-        parts_ms: Median milliseconds of the parts of a step; not of captured ones, which are one launch.
+        parts_ms: Median milliseconds of the parts of a step; of a captured one, which is one launch, those of kinds of
+            kernels.
         prepare_s: Seconds that compiling and capturing took.
         peak_memory_gib: Most memory that tensors held at once, replay included; None on a CPU.
         tflop: Floating-point operations of a step's matrix products, in 1e12.
@@ -98,6 +101,7 @@ def measure(
     """
     autocast = ["optimization.autocast=bfloat16"] if device.type == "cuda" else []
     config = learner_config(case.agent, case.batch, case.length, [*autocast, *case.overrides])
+    torch.compiler.reset()  # what was compiled for other sizes counts towards a limit
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     learner = noise_learner(config, environments, frames, OBSERVATION, ACTION, device)
@@ -114,11 +118,10 @@ def measure(
         learner.learn()
     watch.clear()
     rate = measure_rate(learner.learn, device, block=min(5, steps), steps=steps)
+    parts = kernel_times(learner) if mode == "captured" and device.type == "cuda" else watch.medians()
     peak = torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else None
     tflop = count_tflop(case)
-    return Figure(
-        case, mode, parameters, rate, watch.medians(), prepared, peak, tflop, tflop / tflops * 1000 if tflops else 0.0
-    )
+    return Figure(case, mode, parameters, rate, parts, prepared, peak, tflop, tflop / tflops * 1000 if tflops else 0.0)
 
 
 def time_parts(learner: Learner, watch: Stopwatch) -> None:
@@ -137,6 +140,26 @@ def time_parts(learner: Learner, watch: Stopwatch) -> None:
     )
     for owner, name, part in parts:
         setattr(owner, name, _timed(getattr(owner, name), watch, part))
+
+
+def kernel_times(learner: Learner) -> dict[str, float]:
+    """Milliseconds of an optimiser step's kernels, by who made them."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        learner.learn()
+        torch.cuda.synchronize()
+    times: dict[str, float] = defaultdict(float)
+    for event in profile.events():
+        if event.device_type == torch.autograd.DeviceType.CUDA:
+            times[_kind(event.name, event.device_time)] += event.device_time / 1000
+    return dict(times)
+
+
+def _kind(name: str, microseconds: float) -> str:
+    if microseconds < SMALL:
+        return f"kernels under {SMALL} µs"
+    if "nvjet" in name or "gemm" in name or "cublas" in name:
+        return "matrix products"
+    return "compiled kernels" if name.startswith("triton") else "PyTorch's own kernels"
 
 
 def _timed(function: Callable[..., Any], watch: Stopwatch, part: str) -> Callable[..., Any]:

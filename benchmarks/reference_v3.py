@@ -293,6 +293,7 @@ def _forget_learner(device: torch.device) -> None:
 
 def _forget_peak(device: torch.device) -> None:
     if device.type == "cuda":
+        torch.cuda.init()
         torch.cuda.reset_peak_memory_stats(device)
 
 

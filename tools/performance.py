@@ -112,25 +112,47 @@ def _replay(result: Mapping[str, Any]) -> str:
     return table(("operation", "ms", "MB", "GB/s, read and written"), rows)
 
 
-def _fused(result: Mapping[str, Any]) -> str:
+def _pipeline(result: Mapping[str, Any]) -> str:
+    header = ("layout", "optimiser steps/s", "frames/s", "captured after, s", "learning after, s")
+    rows = []
+    for figure in result["figures"]:
+        captured = figure["captured_s"]
+        rows.append(
+            (
+                f"`{figure['layout']}`",
+                f"{figure['steps_per_s']['median']:.2f}",
+                f"{figure['frames_per_s']:,.0f}",
+                "" if captured is None else f"{captured:.0f}",
+                f"{figure['first_step_s']:.0f}",
+            )
+        )
+    return table(header, rows)
+
+
+def _reference_v3(result: Mapping[str, Any]) -> str:
+    header = ("learner", "batches", "step", "parameters", "steps/s", "prepared in, s")
     rows = [
         (
-            figure["direction"],
-            f"{figure['rows']:,} × {figure['inputs']} → {figure['outputs']}",
-            f"{figure['cublas_us']:.0f} + {figure['activation_us']:.0f}",
-            f"{figure['fused_us']:.0f}",
+            figure["learner"],
+            figure["data"],
+            figure["mode"],
+            f"{figure['parameters'] / 1e6:.2f} M",
+            f"{figure['steps_per_s']['median']:.1f}",
+            f"{figure['prepare_s']:.0f}",
         )
         for figure in result["figures"]
     ]
-    return table(("", "product", "cuBLAS + ELU, µs", "fused, µs"), rows)
+    return table(header, rows)
 
 
 SECTIONS: Sequence[tuple[str, str, Callable[[Mapping[str, Any]], str]]] = (
     ("learner", "The learner alone", _learner),
-    ("reference", "The same with TorchRL's parts", _reference),
+    ("reference-learner", "The same with TorchRL's parts", _reference),
+    ("reference-v3", "DreamerV3 beside TorchRL's", _reference_v3),
+    ("pipeline", "Whole runs", _pipeline),
+    ("reference-pipeline", "A whole run of TorchRL's parts", _reference),
     ("collection", "Collecting", _collection),
     ("replay", "The replay", _replay),
-    ("fused-layers", "Layers with the activation fused in", _fused),
     ("cli", "The command line", _cli),
 )
 

@@ -47,3 +47,10 @@ def compile_regions(module: nn.Module, enabled: bool = True) -> None:
     for part in module.modules():
         if isinstance(part, Compilable):
             part.compiled = enabled
+
+
+def load_compiler() -> None:
+    """Import the compiler and start its worker processes: seconds that go by while something else is waited for."""
+    from torch._inductor.async_compile import AsyncCompile
+
+    AsyncCompile.warm_pool()

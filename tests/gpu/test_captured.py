@@ -48,7 +48,7 @@ def test_preparing_learns_and_forgets_nothing(agent):
     learner, earlier = learner_of(agent), learner_of(agent)
     figures(earlier, 2)
     learner.load_state_dict(earlier.state_dict())
-    before = [tensor.clone() for tensor in learner._tensors()]
+    before = [tensor.detach().clone() for tensor in learner._tensors()]
     generator = learner._generator.get_state()
     learner.prepare()
     assert all(torch.equal(now, was) for now, was in zip(learner._tensors(), before, strict=True))

@@ -542,7 +542,7 @@ def test_10_the_check_notices_bfloat16_carries_and_values():
     wrong = "torch.lerp(candidate.bfloat16(), state.deter.bfloat16(), update.bfloat16())"
     with mistake(rssm.GRU, "forward", carry, wrong), must_fail():
         check_autocast_leaves_float32_where_it_matters("agent=dreamer")
-    mean, wrong = "(surplus * bins[middle + 1 :])", "(surplus * bins[middle + 1 :]).bfloat16()"
+    mean, wrong = ".sum(-1) / likelihood.sum(-1)", ".sum(-1).bfloat16() / likelihood.sum(-1).bfloat16()"
     with mistake(functional, "two_hot_mean", mean, wrong), must_fail():
         check_autocast_leaves_float32_where_it_matters()
 

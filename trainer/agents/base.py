@@ -120,7 +120,7 @@ class Agent(Compilable, ABC):
         Returns:
             H + 1 states `[N, …]` and H actions `[N, A]`.
         """
-        states, actions = [start], []
+        states, actions = [start.root()], []
         for latent_noise, action_noise in zip(noise.imagined.unbind(0), noise.action.unbind(0), strict=True):
             state, action = self._imagine_step(states[-1], latent_noise, action_noise)
             states.append(state)

@@ -65,18 +65,19 @@ def two_hot_mean(logits: Tensor, bins: Tensor) -> Tensor:
     """Mean of the distribution over bins, `[..., K]` to `[...]`, float32.
 
     The bins reach 4.8e8 on both sides, where rounding alone moves the mean of a flat distribution. So each mirrored
-    pair of bins is weighed by the difference of its probabilities, which is 0 for a flat one whatever a compiler
-    contracts. Pairs of products, as in the reference (danijar/dreamerv3, embodied/jax/outs.py::TwoHot.pred), no longer
-    cancel where one product is fused into the addition of the other.
+    pair of bins is weighed by the difference of its likelihoods, which is 0 for a flat one whatever a compiler
+    contracts. Differences of quotients or products, as in the reference (danijar/dreamerv3,
+    embodied/jax/outs.py::TwoHot.pred), no longer cancel where one product is fused into the addition of the other.
 
     Args:
         logits: Any shape `[..., K]`.
         bins: From `symexp_bins`: mirrored around 0 in the middle.
     """
-    probabilities = torch.softmax(logits.float(), -1)
+    logits = logits.float()
+    likelihood = torch.exp(logits - logits.detach().amax(-1, keepdim=True))  # not normalised
     middle = len(bins) // 2
-    surplus = probabilities[..., middle + 1 :] - probabilities[..., :middle].flip(-1)
-    return (surplus * bins[middle + 1 :]).sum(-1)
+    surplus = likelihood[..., middle + 1 :] - likelihood[..., :middle].flip(-1)
+    return (surplus * bins[middle + 1 :]).sum(-1) / likelihood.sum(-1)
 
 
 def unimix(logits: Tensor, share: float) -> Tensor:

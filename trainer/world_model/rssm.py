@@ -41,6 +41,16 @@ class State(NamedTuple):
     def detach(self) -> State:
         return State(*(field.detach() for field in self))
 
+    def root(self) -> State:
+        """The same numbers to start a rollout from.
+
+        They take a gradient, read or not, where all states that follow will: what is compiled for those then serves
+        the first one as well.
+        """
+        if not torch.is_grad_enabled():
+            return self
+        return State(*(field if field.requires_grad else field.detach().requires_grad_() for field in self))
+
     def features(self) -> Tensor:
         """What heads read: `[..., aligned(D + Z)]`, zeros at the end where there is room left."""
         parts = [self.deter, self.stoch]
@@ -256,6 +266,7 @@ class RSSM(Compilable):
             strict=True,
         )
         arrivals, departures, posteriors = [], [], []
+        state = state.root()
         for row_action, row_embedded, first, row_noise, biases in steps:
             arrived, state, distribution, inputs = self._observe_step(
                 state, row_action, row_embedded, first, first_deter, row_noise, scan.weights, biases
