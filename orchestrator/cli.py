@@ -20,6 +20,7 @@ import typer
 
 from orchestrator import container_commands, report_command
 from orchestrator.backends import load_backend
+from orchestrator.completion import RunRef, RunRefs
 from orchestrator.errors import LongshoreError, Problem, SpecError, UsageError
 from orchestrator.surroundings import (
     agrees,
@@ -45,7 +46,6 @@ ASK_ABOVE = 10  # runs: sbatch asks nothing, but a sweep gone wrong should not f
 
 app = typer.Typer(
     help="Ship Dreamer training into simulator containers, on this machine or a cluster.",
-    add_completion=False,
     rich_markup_mode=None,  # plain help: importing rich for it would cost half of the start-up time
     pretty_exceptions_enable=False,
 )
@@ -59,8 +59,6 @@ Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", he
 BackendName = Annotated[str | None, typer.Option("--backend", metavar="B", help="steve, slurm, docker or local.")]
 Tasks = Annotated[str | None, typer.Option("--tasks", metavar="A,B,...", help="Sweep over these tasks.")]
 AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
-RunRef = Annotated[str, typer.Argument(metavar="RUN", help="A run id, a unique prefix of one, or `last`.")]
-RunRefs = Annotated[list[str], typer.Argument(metavar="RUN...", help="Run or sweep ids, prefixes, or `last`.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing.")]
 
 
@@ -168,6 +166,7 @@ def runs(as_json: AsJson = False) -> int:
 def status(run: RunRef, as_json: AsJson = False) -> int:
     """Show where a run, or each run of a sweep, stands."""
     from orchestrator.tables import heartbeat, history_to_dict, run_to_dict, show, status_table
+    from orchestrator.trend import trends
 
     store = existing_store(run)
     code = refresh(store)
@@ -179,7 +178,8 @@ def status(run: RunRef, as_json: AsJson = False) -> int:
         history = history_to_dict(store.attempts(record.run_id), store.events(record.run_id))
         print(json.dumps(run_to_dict(record) | history, indent=2))
     else:
-        show(status_table(records[0], heartbeat(records[0]), time.time()))
+        trend = trends(records)[records[0].run_id] if sys.stdout.isatty() else ""
+        show(status_table(records[0], heartbeat(records[0]), time.time(), trend))
     return code
 
 
@@ -326,11 +326,13 @@ def _show_figures(records: Sequence[RunRecord]) -> int:
 
 def _show_runs(records: Sequence[RunRecord], as_json: bool) -> None:
     from orchestrator.tables import heartbeat, run_to_dict, runs_table, show
+    from orchestrator.trend import trends
 
     if as_json:
         print(json.dumps([run_to_dict(record) for record in records], indent=2))
     else:
-        show(runs_table(records, {record.run_id: heartbeat(record) for record in records}, time.time()))
+        statuses = {record.run_id: heartbeat(record) for record in records}
+        show(runs_table(records, statuses, time.time(), trends(records) if sys.stdout.isatty() else {}))
 
 
 def _seconds(option: str, text: str) -> float:

@@ -1,9 +1,10 @@
-"""Follow runs to their end: log lines as they come, state changes, a live line on a terminal, the Ctrl-C question."""
+"""Follow runs to their end: log lines as they come, state changes, a live view on a terminal, the Ctrl-C question."""
 
 from __future__ import annotations
 
 import contextlib
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from datetime import timedelta
@@ -11,11 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from orchestrator.states import TERMINAL, RunState
-from trainer.run_dir import RunDir, Status
+from orchestrator.tables import drawn, fitted, heartbeat, runs_table
+from orchestrator.trend import trends
+from trainer.run_dir import RunDir
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.progress import Progress, TaskID
+    from rich.console import Group, RenderableType
+    from rich.live import Live
 
     from orchestrator.runs import RunRecord
 
@@ -60,94 +63,70 @@ class LogTail:
 
 
 class Screen:
-    """Where followed runs are shown: log lines on stdout, state changes and one live line on stderr."""
+    """Where followed runs are shown: log lines on stdout, state changes and a live table on stderr."""
 
     def __init__(self, runs: int, out: TextIO, err: TextIO) -> None:
         self._many = runs > 1
         self._out = out
         self._err = err
         self._stack = ExitStack()
-        self._console: Console | None = None
-        self._progress: Progress | None = None
-        self._bar: TaskID | None = None
+        self._live: Live | None = None
 
     def __enter__(self) -> Screen:
         if self._err.isatty():
-            self._start_live_line()
+            self._start_live_view()
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._stack.close()
-        self._progress = None
+        self._live = None
 
-    def _start_live_line(self) -> None:
+    def _start_live_view(self) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn
+        from rich.live import Live
 
-        self._console = Console(file=self._err, highlight=False)
-        progress = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=24),
-            TextColumn("{task.fields[figures]}", markup=False),
-            console=self._console,
-            transient=True,
-            redirect_stdout=False,
-            redirect_stderr=False,
-        )
-        self._bar = progress.add_task("submitted", total=None, figures="")
-        self._progress = self._stack.enter_context(progress)
+        console = Console(file=self._err, highlight=False)
+        live = Live(console=console, transient=True, redirect_stdout=False, redirect_stderr=False, refresh_per_second=2)
+        self._live = self._stack.enter_context(live)
 
     def log(self, name: str, line: str) -> None:
         """One line of a log; with several runs each line says whose it is."""
         text = f"{name} | {line}" if self._many else line
-        if self._progress is not None and self._out.isatty():
-            # The same terminal: the live line has to move down first, and only its console can do that.
-            self._progress.console.out(text, end="", highlight=False)
+        if self._live is not None and self._out.isatty():
+            # The same terminal: the live view has to move down first, and only its console can do that.
+            self._live.console.out(text, end="", highlight=False)
         else:
             self._out.write(text)
             self._out.flush()
 
     def note(self, text: str) -> None:
         """A diagnostic line."""
-        if self._progress is not None:
-            self._progress.console.out(text, highlight=False)
+        if self._live is not None:
+            self._live.console.out(text, highlight=False)
         else:
             print(text, file=self._err, flush=True)
 
-    def show(self, records: Sequence[RunRecord]) -> None:
-        """Move the live line to where the runs stand."""
-        if self._progress is None or self._bar is None:
-            return
-        if self._many:
-            ended = sum(record.state in TERMINAL for record in records)
-            self._progress.update(
-                self._bar, description="runs", total=len(records), completed=ended, figures=f"{ended}/{len(records)}"
-            )
-            return
-        record = records[0]
-        status = RunDir(record.run_dir).read_status() if record.state is RunState.RUNNING else None
-        if status is None:
-            self._progress.update(self._bar, description=str(record.state), total=None, figures="")
-        else:
-            self._progress.update(
-                self._bar,
-                description=str(status.phase),
-                total=status.total_optim_steps or None,
-                completed=status.optim_step,
-                figures=figures(status),
-            )
+    def show(self, records: Sequence[RunRecord], now: float) -> None:
+        """Bring the live view to where the runs stand; `now` in unix seconds."""
+        if self._live is not None:
+            width, height = self._live.console.size
+            self._live.update(live_view(records, now, width, max(1, height // 2)))
 
 
-def figures(status: Status) -> str:
-    """What the live line says beside the bar."""
-    parts = [f"{status.optim_step:,}/{status.total_optim_steps:,} steps", f"{status.frames:,} frames"]
-    if status.fps:
-        parts.append(f"{status.fps:,.0f} frames/s")
-    if status.steps_per_s:
-        parts.append(f"{status.steps_per_s:,.1f} steps/s")
-    if status.episode_return is not None:
-        parts.append(f"return {status.episode_return:.1f}")
-    return " · ".join(parts)
+def live_view(records: Sequence[RunRecord], now: float, width: int, height: int) -> Group:
+    """The runs that go on, as many as fit into `height` lines, and how many there are in which state besides."""
+    from rich.console import Group
+    from rich.text import Text
+
+    going = [record for record in records if record.state not in TERMINAL]
+    # What runs is looked at; what waits can be counted.
+    shown = sorted(going, key=lambda record: record.state is RunState.QUEUED)[:height] or list(records)[-1:]
+    statuses = {record.run_id: heartbeat(record) for record in shown}
+    table = runs_table(shown, statuses, now, trends(shown))
+    parts: list[RenderableType] = [drawn(fitted(table, width), cut=True)]
+    if others := Counter(str(record.state) for record in records if record not in shown):
+        parts.append(Text("and " + ", ".join(f"{count} {state}" for state, count in others.items()), style="dim"))
+    return Group(*parts)
 
 
 def follow_runs(
@@ -184,7 +163,7 @@ def follow_runs(
             if known.get(record.run_id) != (record.state, record.attempt):
                 known[record.run_id] = (record.state, record.attempt)
                 screen.note(state_line(record))
-        screen.show(records)
+        screen.show(records, time.time())
         if all(record.state in TERMINAL for record in records):
             return records
         sleep(INTERVAL)

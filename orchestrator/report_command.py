@@ -11,14 +11,13 @@ from urllib.parse import quote
 
 import typer
 
+from orchestrator.completion import RunRefs
 from orchestrator.errors import UsageError
 from orchestrator.surroundings import existing_store, home, open_store, refresh, resolve, say
 
 if TYPE_CHECKING:
     from orchestrator.report.data import Report, RunEntry
     from orchestrator.runs import RunRecord
-
-RunRefs = Annotated[list[str], typer.Argument(metavar="RUN...", help="Run or sweep ids, prefixes, or `last`.")]
 
 
 def report(

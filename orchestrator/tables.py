@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from orchestrator.nodes import printable
 from orchestrator.states import RunState
+from orchestrator.trend import eta
 from trainer.run_dir import RunDir, Status
 
 if TYPE_CHECKING:
@@ -25,6 +26,11 @@ if TYPE_CHECKING:
     from orchestrator.snapshot import Snapshot
 
 WIDE = 100_000  # columns where no terminal limits them: a program that reads a table wants whole words
+GAP = 2  # columns between two columns of a table
+RUNS_HEADER = (
+    *("RUN", "STATE", "WHY", "BACKEND", "ATTEMPT", "STEPS", "TREND", "RETURN", "FRAMES/S", "STEPS/S", "ETA", "AGE"),
+)
+EXPENDABLE = ("BACKEND", "AGE", "ATTEMPT", "FRAMES/S", "STEPS/S", "TREND", "STEPS")  # of runs
 STYLES: Mapping[str, str] = {
     RunState.RUNNING: "cyan",
     RunState.SETTING_UP: "cyan",
@@ -42,30 +48,57 @@ class Table:
         header: Column names, or nothing for pairs of label and value.
         rows: Cells of each row, as many as columns.
         right: Indices of the columns of numbers.
+        expendable: Names of columns that a narrow terminal can do without, the first one first.
     """
 
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     right: frozenset[int] = frozenset()
+    expendable: tuple[str, ...] = ()
 
 
 def show(table: Table, file: TextIO | None = None) -> None:
-    """Print a table, to stdout by default."""
+    """Print a table, to stdout by default; the whole of it where nobody sees how wide it is."""
     from rich.console import Console
 
     file = file or sys.stdout
-    Console(file=file, highlight=False, width=None if file.isatty() else WIDE).print(drawn(table))
+    console = Console(file=file, highlight=False, width=None if file.isatty() else WIDE)
+    console.print(drawn(fitted(table, console.width) if file.isatty() else table))
 
 
-def drawn(table: Table) -> RichTable:
-    """A table as rich prints it."""
+def fitted(table: Table, width: int) -> Table:
+    """The table without its empty columns, and without as many of the expendable ones as `width` columns ask for."""
+    columns = [
+        index for index, name in enumerate(table.header) if not table.rows or any(row[index] for row in table.rows)
+    ]
+    widths = [max(len(name), *(len(row[index]) for row in table.rows), 0) for index, name in enumerate(table.header)]
+    for name in table.expendable:
+        if sum(widths[index] + GAP for index in columns) <= width + GAP:
+            break
+        columns = [index for index in columns if table.header[index] != name]
+    if not table.header:
+        return table
+    return Table(
+        tuple(table.header[index] for index in columns),
+        tuple(tuple(row[index] for index in columns) for row in table.rows),
+        frozenset(position for position, index in enumerate(columns) if index in table.right),
+    )
+
+
+def drawn(table: Table, *, cut: bool = False) -> RichTable:
+    """A table as rich prints it; what does not fit goes on in the next line, or is `cut`."""
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    shape = RichTable(box=None, show_header=bool(table.header), pad_edge=False, padding=(0, 2, 0, 0))
+    shape = RichTable(box=None, show_header=bool(table.header), pad_edge=False, padding=(0, GAP, 0, 0))
     columns = table.header or ("",) * max((len(row) for row in table.rows), default=0)
     for index, name in enumerate(columns):
-        shape.add_column(Text(name), justify="right" if index in table.right else "left", overflow="fold")
+        shape.add_column(
+            Text(name),
+            justify="right" if index in table.right else "left",
+            overflow="ellipsis" if cut else "fold",
+            no_wrap=cut,
+        )
     for row in table.rows:
         shape.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in row))
     return shape
@@ -133,35 +166,61 @@ def history_to_dict(attempts: Sequence[Attempt], events: Sequence[Event]) -> dic
     return {"attempts": [asdict(attempt) for attempt in attempts], "events": [asdict(event) for event in events]}
 
 
-def runs_table(records: Sequence[RunRecord], statuses: Mapping[str, Status | None], now: float) -> Table:
+def runs_table(
+    records: Sequence[RunRecord], statuses: Mapping[str, Status | None], now: float, trends: Mapping[str, str]
+) -> Table:
     """One line a run, the newest last.
 
     Args:
         records: The runs.
-        statuses: Heartbeats of running runs by run id.
+        statuses: Their heartbeats by run id.
         now: Unix seconds.
+        trends: How the return has gone, by run id.
     """
     rows = []
     for record in records:
         status = statuses.get(record.run_id)
-        state = str(record.state)
-        progress = f"{status.optim_step:,}/{status.total_optim_steps:,}" if status else ""
+        rates = status if record.state is RunState.RUNNING else None  # of one that has ended they say nothing
         rows.append(
             (
                 record.run_id,
-                state,
+                str(record.state),
                 str(record.failure_class or ""),
                 record.backend,
                 str(record.attempt or ""),
-                progress,
+                f"{status.optim_step:,}/{status.total_optim_steps:,}" if status else "",
+                trends.get(record.run_id, ""),
+                number(status.episode_return) if status and status.episode_return is not None else "",
+                number(rates.fps) if rates else "",
+                number(rates.steps_per_s) if rates else "",
+                _eta(rates) if rates else "",
                 age(now - record.created),
             )
         )
-    return Table(("RUN", "STATE", "WHY", "BACKEND", "ATTEMPT", "STEPS", "AGE"), tuple(rows), frozenset({4, 5, 6}))
+    header = (
+        "RUN",
+        "STATE",
+        "WHY",
+        "BACKEND",
+        "ATTEMPT",
+        "STEPS",
+        "TREND",
+        "RETURN",
+        "FRAMES/S",
+        "STEPS/S",
+        "ETA",
+        "AGE",
+    )
+    return Table(header, tuple(rows), frozenset({4, 5, 7, 8, 9, 10, 11}), EXPENDABLE)
 
 
-def status_table(record: RunRecord, status: Status | None, now: float) -> Table:
-    """Everything about one run, a line a fact."""
+def _eta(status: Status) -> str:
+    seconds = eta(status)
+    return "" if seconds is None else age(seconds)
+
+
+def status_table(record: RunRecord, status: Status | None, now: float, trend: str) -> Table:
+    """Everything about one run, a line a fact; `trend` is how its return has gone."""
     pairs = [
         ("run", record.run_id),
         ("state", str(record.state)),
@@ -181,7 +240,8 @@ def status_table(record: RunRecord, status: Status | None, now: float) -> Table:
             ("optimiser steps/s", number(status.steps_per_s)),
             ("frames", f"{status.frames:,}"),
             ("frames/s", number(status.fps)),
-            ("episode return", number(status.episode_return)),
+            ("episode return", " ".join(filter(None, [number(status.episode_return), trend]))),
+            ("time left", _eta(status) if record.state is RunState.RUNNING else ""),
             ("heartbeat", f"{age(now - status.heartbeat)} ago"),
         ]
     return Table((), tuple(pair for pair in pairs if pair[1]))

@@ -1,4 +1,4 @@
-"""Following runs: their log, their states, the live line, and what Ctrl-C asks."""
+"""Following runs: their log, their states, the live view, and what Ctrl-C asks."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import time
 import pexpect
 import pytest
 
-from orchestrator.follow import LogTail, Screen, cancel_on_interrupt, figures
+from orchestrator.follow import LogTail, Screen, cancel_on_interrupt
 from orchestrator.tables import age, number
 from tests.orchestrator.command_line import Project
-from trainer.run_dir import Phase, RunDir, Status
+from trainer.run_dir import RunDir
 
 CTRL_C = "\x03"
 QUESTION = r"Detach \(the run goes on\) or cancel it\? \[D/c\]"
@@ -86,12 +86,6 @@ def test_with_several_runs_each_line_says_whose_it_is():
     assert out.getvalue() == "tiny-000 | step 1\n"
 
 
-def test_the_figures_of_the_live_line_leave_out_what_is_not_known_yet():
-    assert figures(Status(Phase.PREFILL, 0, 1500, frames=64)) == "0/1,500 steps · 64 frames"
-    late = Status(Phase.TRAINING, 900, 1500, frames=9000, fps=812.3, steps_per_s=6.14, episode_return=41.23)
-    assert figures(late) == "900/1,500 steps · 9,000 frames · 812 frames/s · 6.1 steps/s · return 41.2"
-
-
 def test_numbers_and_times_are_as_short_as_they_can_be():
     assert [number(value) for value in (None, 0.0, 0.0123, 6.14, 46.25, 812.4, 38_400)] == [
         *("-", "0.0", "0.012", "6.1", "46.2", "812", "38,400"),
@@ -138,7 +132,7 @@ def test_following_a_sweep_shows_all_logs_and_a_line_a_run_at_the_end(project):
     assert [line.split()[0] for line in lines[-2:]] == members
 
 
-def test_a_terminal_shows_a_live_line_below_the_log(project):
+def test_a_terminal_shows_a_live_view_below_the_log(project):
     child = terminal(project, "submit", project.job(), "--follow")
     child.expect("step 1")
     child.expect("step 3")
