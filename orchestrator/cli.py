@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from orchestrator import container_commands, report_command
-from orchestrator.backends import load_backend
 from orchestrator.completion import RunRef, RunRefs
 from orchestrator.errors import LongshoreError, Problem, SpecError, UsageError
 from orchestrator.surroundings import (
     agrees,
+    backend_for,
     existing_store,
+    fetch_logs,
     has_runs,
     home,
     load,
@@ -75,7 +76,7 @@ def submit(
 ) -> int:
     """Start the runs of a job file; prints their ids."""
     spec = load(job, overrides, sets, backend, tasks)
-    where = load_backend(spec.backend)
+    where = backend_for(spec.backend, spec.profile)
     secrets = secrets_of(spec)
     made = plan_of(spec)
     if len(made.runs) > ASK_ABOVE and not yes and not agrees(f"Submit {len(made.runs)} runs to {made.backend}?"):
@@ -195,6 +196,7 @@ def logs(
 
     store = existing_store(run)
     record = store.get(run)
+    fetch_logs([record])
     attempts = RunDir(record.run_dir).attempts()
     if attempt is not None and attempt not in attempts:
         known = ", ".join(map(str, attempts)) or "none yet"
@@ -221,7 +223,7 @@ def wait(
 
     limit = None if timeout is None else _seconds("--timeout", timeout)
     store = existing_store(refs[0])
-    ended = wait_for(store, load_backend, [record.run_id for record in resolve(store, refs)], timeout=limit)
+    ended = wait_for(store, backend_for, [record.run_id for record in resolve(store, refs)], timeout=limit)
     for record in ended:
         say(state_line(record))
     return _show_figures(ended)
@@ -247,7 +249,7 @@ def cancel(
             say(f"{record.run_id}: already {record.state}")
     if len(going) > 1 and not yes and not agrees(f"Cancel {len(going)} runs?"):
         raise LongshoreError("nothing cancelled")
-    for record in end(store, load_backend, going, limit):
+    for record in end(store, backend_for, going, limit):
         print(f"{record.run_id} {record.state}")
     return 0
 
@@ -303,7 +305,7 @@ def _follow(store: RunStore, run_ids: Sequence[str], going: Sequence[str]) -> in
                 follow_runs(observer(store, going), screen)
     except KeyboardInterrupt:
         if cancel_on_interrupt(sys.stdin, sys.stderr):
-            for record in end(store, load_backend, resolve(store, going), GRACE):
+            for record in end(store, backend_for, resolve(store, going), GRACE):
                 say(f"{record.run_id}: {record.state}")
         else:
             say(f"detached: the run goes on; `logs -f {going[-1]}` shows it, `cancel {going[-1]}` ends it")

@@ -55,26 +55,39 @@ def script_context(
         snapshot: Absolute; folder that holds the trainer package.
         python: Interpreter of local runs.
     """
-    in_container = job.backend != "local"
-    isaac = in_container and is_isaac(job)
+    contained = in_container(job, profile)
+    isaac = contained and is_isaac(job)
     variables = {**COMMON_VARIABLES}
     if isaac:
         variables |= ISAAC_VARIABLES
-    if in_container and "WANDB_API_KEY" in job.secrets:
+    if contained and "WANDB_API_KEY" in job.secrets:
         variables["WANDB_MODE"] = "online"
     container_python = ISAAC_PYTHON if isaac else ("python3",)
     return ScriptContext(
         run_id=run_id,
         run_dir=str(run_dir),
         snapshot=str(snapshot),
-        python=container_python if in_container else (python,),
+        python=container_python if contained else (_node_python(profile, python),),
         environment={**variables, **profile.environment, **job.environment},
         train=(*watchdog_words(job), *train_arguments(job)),
         modules=_modules(simulator(job)),
-        gpus=job.resources.gpus if in_container else 0,  # here `device: auto` takes what there is
+        gpus=job.resources.gpus if contained else 0,  # here `device: auto` takes what there is
         time_limit=job.resources.time_seconds,
-        container=container_setup(job) if in_container else None,
+        container=container_setup(job) if contained else None,
+        secrets=bool(job.secrets) and job.backend != "local",
     )
+
+
+def in_container(job: JobSpec, profile: Profile) -> bool:
+    """Whether a job runs in a container: never here, and on a cluster's node where it names an image."""
+    if job.backend == "slurm":
+        return job.image is not None and profile.container_runtime != "none"
+    return job.backend != "local"
+
+
+def _node_python(profile: Profile, python: str) -> str:
+    """The interpreter of a plain machine: of another one the profile alone knows it."""
+    return python if profile.host is None else profile.python or "python3"
 
 
 def simulator(job: JobSpec) -> str:
@@ -106,7 +119,6 @@ def container_setup(job: JobSpec) -> ContainerSetup:
         wheelhouse=setup.wheelhouse,
         visible_devices=",".join(map(str, range(gpus))) if gpus >= 2 else "",
         kill_all=setup.kill == "all",
-        secrets=bool(job.secrets),
     )
 
 
@@ -119,20 +131,21 @@ def host_folders(job: JobSpec) -> tuple[str, ...]:
     return (*([setup.wheelhouse] if setup.wheelhouse else []), *sources)
 
 
-def unused_settings(job: JobSpec) -> list[str]:
-    """A warning for each setting that means nothing on this machine."""
-    if job.backend != "local":
+def unused_settings(job: JobSpec, profile: Profile) -> list[str]:
+    """A warning for each setting that means nothing on a plain machine."""
+    if in_container(job, profile):
         return []
+    where = "on the local backend" if job.backend == "local" else "without a container"
     default = Setup()
     warnings = [
-        f"setup.{name} does nothing on the local backend: its Python is used as it is"
+        f"setup.{name} does nothing {where}: its Python is used as it is"
         for name in type(job.setup).model_fields
         if getattr(job.setup, name) != getattr(default, name)
     ]
     if job.mounts:
-        warnings.append("mounts do nothing on the local backend: there is no container")
+        warnings.append(f"mounts do nothing {where}")
     if job.image is not None:
-        warnings.append("image does nothing on the local backend: there is no container")
+        warnings.append(f"image does nothing {where}")
     return warnings
 
 

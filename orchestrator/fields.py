@@ -27,6 +27,7 @@ _GIT_PASSWORD = re.compile(r"https?://[^/]*@|[a-z]+://[^/:]*:[^/]*@")
 _GIT_REF = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./+-]{0,254}")
 _APT = re.compile(r"[a-z0-9][a-z0-9+.-]*(?:=[A-Za-z0-9.+:~-]+)?")
 _FLAG = re.compile(r"[a-z][a-z0-9-]{0,63}")
+_TARGET = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9._-]*@)?[A-Za-z0-9][A-Za-z0-9._-]*(?::[0-9]{1,5})?")
 _WORD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.,+:@-]{0,254}")
 # Flags of cluster commands that a key of its own stands for.
 _OWN_KEY: Mapping[str, str] = {
@@ -119,6 +120,11 @@ def _mount_error(text: str, starts: tuple[str, ...], accepted: str) -> str | Non
     return None
 
 
+def _target_host_error(text: str) -> str | None:
+    hops = text.split(",")
+    return None if all(map(_TARGET.fullmatch, hops)) else f"{shown(text)} is no host; write [USER@]HOST[:PORT]"
+
+
 def _value_error(text: str) -> str | None:
     return "holds a NUL character, which no variable can hold" if "\0" in text else None
 
@@ -184,6 +190,7 @@ Version: TypeAlias = Annotated[
 ]
 GitUrl: TypeAlias = Annotated[StrictStr, _checked(_git_error)]
 GitRef: TypeAlias = Annotated[StrictStr, _checked(_ref_error)]
+Target: TypeAlias = Annotated[StrictStr, _checked(_target_host_error)]
 PathText: TypeAlias = Annotated[StrictStr, _checked(_path_error)]
 Requirement: TypeAlias = Annotated[StrictStr, _checked(_requirement_error)]
 AptPackage: TypeAlias = Annotated[StrictStr, _checked(_word_error("Debian package", "its name in lower case", _APT))]

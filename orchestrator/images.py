@@ -51,7 +51,8 @@ def build_context(job: JobSpec, profile: Profile) -> ScriptContext:
         context,
         gpus=0,
         time_limit=None,
-        container=replace(container, installs=kept, wheelhouse=wheels, secrets=False, visible_devices=""),
+        secrets=False,
+        container=replace(container, installs=kept, wheelhouse=wheels, visible_devices=""),
     )
 
 

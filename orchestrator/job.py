@@ -365,7 +365,7 @@ class JobSpec(Model):
         return self
 
     def _problems(self) -> Iterator[tuple[KeyPath, str]]:
-        if self.image is None and self.backend != "local":
+        if self.image is None and self.backend not in {"local", "slurm"}:  # Slurm's nodes may have all that is needed
             yield ("image",), f"is missing; {self.backend} needs one with its tag, like {IMAGE_EXAMPLE}"
         for index, name in enumerate(self.secrets):
             if name in self.environment:

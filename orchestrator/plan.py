@@ -12,9 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.backends import load_backend
-from orchestrator.backends.base import ContainerRequest, Launch, LaunchRequest
-from orchestrator.environment import host_folders, is_isaac, script_context, unused_settings
+from orchestrator.backends.base import (
+    BATCH_SCRIPT,
+    BatchRequest,
+    ContainerRequest,
+    Launch,
+    LaunchRequest,
+    SweepPlace,
+    Upload,
+)
+from orchestrator.environment import host_folders, in_container, is_isaac, script_context, unused_settings
 from orchestrator.errors import UsageError
+from orchestrator.job import Sweep
 from orchestrator.profile import Profile
 from orchestrator.script import ScriptContext, render_script
 from orchestrator.snapshot import Snapshot, snapshot_folder
@@ -124,11 +133,13 @@ def make_plan(job: JobSpec, *, run_id: str, snapshot: Snapshot, profile: Profile
     if job.backend == "local" and "/" in python and not python.startswith("/"):
         raise UsageError(f"{python}: the interpreter of local runs must be an absolute path, or a name that PATH knows")
     try:
-        start = load_backend(job.backend).plan
+        start = load_backend(job.backend, lambda: profile).plan
         warnings: list[str] = []
     except UsageError as error:
         start, warnings = _cannot_start, [str(error)]
-    plan = _Planner(run_id, job.sweep is not None, snapshot, profile, home, python, start)
+    root = Path(profile.shared) if job.backend == "slurm" and profile.shared else home
+    members = expand(job)
+    plan = _Planner(run_id, job.sweep, len(members), snapshot, profile, home, root, python, start)
     return Plan(
         plan_id=run_id,
         name=job.name,
@@ -136,8 +147,8 @@ def make_plan(job: JobSpec, *, run_id: str, snapshot: Snapshot, profile: Profile
         profile=profile.name,
         home=home,
         snapshot=snapshot,
-        runs=tuple(plan.run(member) for member in expand(job)),
-        warnings=(*snapshot.notes, *unused_settings(job), *warnings),
+        runs=tuple(plan.run(member) for member in members),
+        warnings=(*snapshot.notes, *unused_settings(job, profile), *warnings),
         is_sweep=job.sweep is not None,
         max_parallel=None if job.sweep is None else job.sweep.max_parallel,
     )
@@ -145,42 +156,51 @@ def make_plan(job: JobSpec, *, run_id: str, snapshot: Snapshot, profile: Profile
 
 @dataclass(frozen=True)
 class _Planner:
-    """What all runs of a plan share."""
+    """What all runs of a plan share; `root` is the folder of all runs as the backend's host sees it."""
 
     plan_id: str
-    is_sweep: bool
+    sweep: Sweep | None
+    size: int
     snapshot: Snapshot
     profile: Profile
     home: Path
+    root: Path
     python: str
     start: Callable[[LaunchRequest], Launch]
 
     def run(self, member: SweepMember) -> PlannedRun:
         job = member.job
-        run_id = f"{self.plan_id}-{member.index:03d}" if self.is_sweep else self.plan_id
-        run_dir = RunDir(self.home / run_id)
+        run_id = f"{self.plan_id}-{member.index:03d}" if self.sweep else self.plan_id
+        here, run_dir = self.home / run_id, RunDir(self.root / run_id)
         key = submission_key(job, self.snapshot, self.profile, member.index)
-        container = None if job.image is None or job.backend == "local" else self._container(job, job.image, key)
         request = LaunchRequest(
-            run_id, run_dir.root, run_dir.script, 1, job.secrets, job.resources.time_seconds, container
+            run_id,
+            run_dir.root,
+            run_dir.script,
+            1,
+            job.secrets,
+            job.resources.time_seconds,
+            self._container(job, job.image, key) if job.image and in_container(job, self.profile) else None,
+            **(self._batch(job, member.index, here, run_dir.root) if job.backend == "slurm" else {}),
         )
-        files = Texts(
-            {
-                _name_of("job"): lambda: job_to_yaml(job),
-                _name_of("script"): lambda: render_script(self._context(job, run_dir)),
-                _name_of("plan"): lambda: _json({**_summary(run), **self._shared()}),
-                _name_of("git"): lambda: _json(_git(self.snapshot)),
-            }
-        )
+        launch = self.start(request)
+        texts: dict[str, Callable[[], str]] = {
+            _name_of("job"): lambda: job_to_yaml(job),
+            _name_of("script"): lambda: render_script(self._context(job, run_dir)),
+            _name_of("plan"): lambda: _json({**_summary(run), **self._shared()}),
+            _name_of("git"): lambda: _json(_git(self.snapshot)),
+        }
+        if (batch_script := launch.batch_script) is not None:
+            texts[BATCH_SCRIPT] = lambda: batch_script
         run = PlannedRun(
             run_id=run_id,
             name=member.name,
             index=member.index,
             key=key,
             job=job,
-            run_dir=run_dir.root,
-            files=files,
-            launch=self.start(request),
+            run_dir=here,
+            files=Texts(texts),
+            launch=launch,
             differs=member.differs,
         )
         return run
@@ -191,9 +211,24 @@ class _Planner:
             self.profile,
             run_id=run_dir.root.name,
             run_dir=run_dir.root,
-            snapshot=snapshot_folder(self.snapshot, self.home),
+            snapshot=snapshot_folder(self.snapshot, self.root),
             python=self.python,
         )
+
+    def _batch(self, job: JobSpec, index: int, here: Path, there: Path) -> dict[str, Any]:
+        """What a batch system needs besides."""
+        uploads = (
+            Upload(here, there),
+            Upload(snapshot_folder(self.snapshot, self.home), snapshot_folder(self.snapshot, self.root), complete=True),
+        )
+        partition = job.resources.partition or self.profile.partition
+        resources = job.resources.model_copy(update={"partition": partition})
+        sweep = self.sweep
+        return {
+            "batch": BatchRequest(resources, job.retry.max, job.retry.on),
+            "place": SweepPlace(self.plan_id, index, self.size, sweep.max_parallel) if sweep else None,
+            "uploads": uploads if self.root != self.home else (),
+        }
 
     def _container(self, job: JobSpec, image: str, key: str) -> ContainerRequest:
         labels = {"name": job.name, "key": key, "snapshot": self.snapshot.digest, "profile": self.profile.name}
@@ -201,17 +236,17 @@ class _Planner:
             image=image,
             resources=job.resources,
             mounts=(*self.profile.mounts, *job.mounts),
-            folders=(str(snapshot_folder(self.snapshot, self.home)), *host_folders(job)),
+            folders=(str(snapshot_folder(self.snapshot, self.root)), *host_folders(job)),
             cache=self.profile.cache,
             engine=self.profile.engine,
             isaac=is_isaac(job),
-            labels={**labels, "sweep": self.plan_id} if self.is_sweep else labels,
+            labels={**labels, "sweep": self.plan_id} if self.sweep else labels,
         )
 
     def _shared(self) -> dict[str, Any]:
         """What plan.json of a run says of the plan that it was made in."""
         return {
-            "sweep_id": self.plan_id if self.is_sweep else None,
+            "sweep_id": self.plan_id if self.sweep else None,
             "profile": self.profile.model_dump(mode="json"),
             "snapshot": _snapshot_summary(self.snapshot, self.home),
         }

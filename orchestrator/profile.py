@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError
 
 from orchestrator.document import plain
 from orchestrator.errors import Problem, SpecError
-from orchestrator.fields import Name, Partition, PathText, Variable, VariableValue
+from orchestrator.fields import Name, Partition, PathText, Target, Variable, VariableValue
 from orchestrator.job import Model, Mount
 from orchestrator.nodes import Entry, MappingNode, Node, ScalarNode, join_key, printable, shown
 from orchestrator.problems import to_problems, unknown_key
@@ -32,7 +32,17 @@ class Profile(Model):
     mounts: tuple[Mount, ...] = Field((), description="Mounts of every run; a job's own come on top")
     cache: PathText | None = Field(None, description="Folder of the host for caches that outlive a run")
     partition: Partition | None = Field(None, description="Partition for jobs that name none")
-    container_runtime: Literal["docker", "podman"] = Field("docker", description="Command of the backend `docker`")
+    host: Target | None = Field(
+        None, description="Where the cluster's commands are typed: [USER@]HOST[:PORT]; by default this machine"
+    )
+    jump: Target | None = Field(None, description="Host to go through on the way there; by default ~/.ssh/config's")
+    key: PathText | None = Field(None, description="Private key to log in with, besides those of ~/.ssh/config")
+    shared: PathText | None = Field(
+        None, description="Folder that the host and every node see; runs are done there. By default $LONGSHORE_HOME"
+    )
+    container_runtime: Literal["docker", "podman", "pyxis", "apptainer", "none"] | None = Field(
+        None, description="What starts containers: docker or podman, on Slurm pyxis (the default), apptainer or none"
+    )
     engine: PathText | None = Field(
         None, description="Address of the container engine: unix:///PATH, ssh://USER@HOST; by default DOCKER_HOST's"
     )

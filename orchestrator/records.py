@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.backends.base import Launch, LaunchRequest
+from orchestrator.backends.base import Launch, LaunchRequest, SweepPlace, Upload
 from orchestrator.states import FailureClass, RunState
 
 VERSION = 1  # of the schema, kept in PRAGMA user_version
@@ -142,6 +142,8 @@ def launch_text(launch: Launch) -> str:
             "environment": dict(launch.environment),
             "container": launch.container,
             "engine": launch.engine,
+            "place": None if request.place is None else asdict(request.place),
+            "uploads": [[str(upload.source), str(upload.target), upload.complete] for upload in request.uploads],
         }
     )
 
@@ -156,6 +158,10 @@ def parse_launch(text: str) -> Launch:
         attempt=raw["attempt"],
         secrets=tuple(raw["secrets"]),
         time_limit=raw["time_limit"],
+        place=SweepPlace(**raw["place"]) if raw.get("place") else None,
+        uploads=tuple(
+            Upload(Path(source), Path(target), complete) for source, target, complete in raw.get("uploads", [])
+        ),
     )
     commands = tuple(tuple(argv) for argv in raw["commands"])
     return Launch(request, commands, raw["environment"], raw.get("container"), raw.get("engine"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 import contextlib
 import json
 import sqlite3
@@ -193,20 +192,26 @@ class RunStore:
                 (message, self._clock(), run_id),
             )
 
-    def started(self, run_id: str, attempt: int, handle: str) -> RunRecord:
-        """A claimed run was started; `cancelling` or a terminal state in the answer says that its end is wanted."""
+    def started(self, run_id: str, attempt: int, handle: str, *, queues: bool = False) -> RunRecord:
+        """A claimed run was started; `cancelling` or a terminal state in the answer says that its end is wanted.
+
+        Args:
+            run_id: The run.
+            attempt: Its number.
+            handle: What its backend knows it by.
+            queues: It waits in a queue of its backend's.
+        """
+        return self.all_started({run_id: handle}, attempt, queues=queues)[0]
+
+    def all_started(self, handles: Mapping[str, str], attempt: int, *, queues: bool) -> tuple[RunRecord, ...]:
+        """As `started`, for runs that were started as one; handles by run id."""
         with self._transaction():
-            now = self._clock()
-            self._db.execute(
-                "INSERT INTO attempts (run_id, number, handle, started) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
-                (run_id, attempt, handle, now),
-            )
-            self._db.execute(
-                "UPDATE runs SET attempt = ?, handle = ?, claim = NULL WHERE run_id = ?", (attempt, handle, run_id)
-            )
-            if self._state(run_id) is RunState.QUEUED:
-                self._move(run_id, RunState.SETTING_UP)
-        return self._record(run_id)
+            for run_id, handle in handles.items():
+                self._add_attempt(run_id, attempt, handle)
+                self._db.execute("UPDATE runs SET handle = ?, claim = NULL WHERE run_id = ?", (handle, run_id))
+                if not queues and self._state(run_id) is RunState.QUEUED:
+                    self._move(run_id, RunState.SETTING_UP)
+        return self._records(list(handles))
 
     def observe(self, observations: Mapping[str, tuple[str, Observation]]) -> tuple[Event, ...]:
         """Take over what backends have seen.
@@ -219,10 +224,7 @@ class RunStore:
         """
         known = {record.run_id: record for record in self.list(active=True)}
         news = [
-            run_id
-            for run_id, (_, seen) in observations.items()
-            if run_id in known
-            and next_state(known[run_id].state, seen.state, cancelling=known[run_id].cancelling) != known[run_id].state
+            run_id for run_id, (_, seen) in observations.items() if run_id in known and _is_news(known[run_id], seen)
         ]
         if not news:
             return ()
@@ -232,8 +234,14 @@ class RunStore:
                 handle, seen = observations[run_id]
                 record = self._record(run_id)
                 new = next_state(record.state, seen.state, cancelling=record.cancelling)
-                if record.handle == handle and new != record.state:
+                if record.handle != handle:
+                    continue
+                if (seen.attempt or 0) > record.attempt:
+                    self._add_attempt(run_id, seen.attempt or 0, handle)
+                if new != record.state:
                     changes.append(self._move(run_id, new, seen))
+                elif new is RunState.QUEUED:  # why it waits changes while it does
+                    self._db.execute("UPDATE runs SET message = ? WHERE run_id = ?", (seen.message, run_id))
         return tuple(changes)
 
     def request_cancel(self, run_ids: Iterable[str]) -> tuple[RunRecord, ...]:
@@ -300,11 +308,6 @@ class RunStore:
             rows = self._db.execute("SELECT * FROM events WHERE run_id = ? ORDER BY sequence", (run_id,)).fetchall()
         return tuple(event_record(row) for row in rows)
 
-    def _judge(self, plan: Plan, again: bool) -> builtins.list[tuple[PlannedRun, Verdict]]:
-        last = self.find_by_keys([run.key for run in plan.runs])
-        states = [last[run.key].state if run.key in last else None for run in plan.runs]
-        return [(run, judge(state, again=again)) for run, state in zip(plan.runs, states, strict=True)]
-
     def _insert(self, plan: Plan, new: Sequence[PlannedRun], max_parallel: int | None, now: float) -> None:
         sweep_id = plan.plan_id if plan.is_sweep else None
         try:
@@ -341,6 +344,16 @@ class RunStore:
             "INSERT INTO events (run_id, time, old, new) VALUES (?, ?, NULL, ?)",
             [(run.run_id, now, RunState.SUBMITTING) for run in new],
         )
+
+    def _add_attempt(self, run_id: str, number: int, handle: str) -> None:
+        """Another attempt begins, and the one before is over; inside a transaction."""
+        now = self._clock()
+        self._db.execute("UPDATE attempts SET ended = ? WHERE run_id = ? AND ended IS NULL", (now, run_id))
+        self._db.execute(
+            "INSERT INTO attempts (run_id, number, handle, started) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
+            (run_id, number, handle, now),
+        )
+        self._db.execute("UPDATE runs SET attempt = ? WHERE run_id = ?", (number, run_id))
 
     def _move(self, run_id: str, new: RunState, seen: Observation | None = None) -> Event:
         """One checked step of a run, with its event; inside a transaction."""
@@ -427,6 +440,14 @@ class RunStore:
             yield
         except (sqlite3.Error, OSError) as error:
             raise LongshoreError(f"{self.path}: {error}") from error
+
+
+def _is_news(record: RunRecord, seen: Observation) -> bool:
+    """Whether an observation says anything that the registry does not."""
+    if (seen.attempt or 0) > record.attempt:
+        return True
+    new = next_state(record.state, seen.state, cancelling=record.cancelling)
+    return new != record.state or (new is RunState.QUEUED and seen.message != record.message)
 
 
 def _how_it_stopped(seen: Observation) -> str:

@@ -52,7 +52,6 @@ class ContainerSetup:
         wheelhouse: Folder of wheels that pip takes instead of an index.
         visible_devices: CUDA_VISIBLE_DEVICES where nothing is inherited; empty leaves the image's choice.
         kill_all: End every Python process first: the whole node is the run's own.
-        secrets: The backend may hand over secrets through standard input.
     """
 
     installs: tuple[Install, ...] = ()
@@ -61,7 +60,6 @@ class ContainerSetup:
     wheelhouse: str | None = None
     visible_devices: str = ""
     kill_all: bool = False
-    secrets: bool = False
 
 
 @dataclass(frozen=True)
@@ -81,6 +79,7 @@ class ScriptContext:
         time_limit: Seconds from the start of an attempt to LONGSHORE_DEADLINE.
         grace: Seconds from TERM to KILL.
         container: None on a plain machine.
+        secrets: The backend may hand over secrets through standard input.
     """
 
     run_id: str
@@ -95,6 +94,7 @@ class ScriptContext:
     time_limit: int | None = None
     grace: int = GRACE
     container: ContainerSetup | None = None
+    secrets: bool = False
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator.backends.base import Backend
+from orchestrator.backends.base import Backend, SweepBackend
 from orchestrator.errors import BackendError, LongshoreError
 from orchestrator.runs import Registered, RunRecord, RunStore
 from orchestrator.snapshot import store_snapshot
@@ -62,14 +62,14 @@ def execute(
         LongshoreError: Something in the middle failed; the runs are registered, and submitting again finishes them.
     """
 
-    def backend_for(_: str) -> Backend:
+    def backend_for(_: str, __: str) -> Backend:
         return backend
 
     # A run that died unseen must not pass for one that is still going.
     last = store.find_by_keys([run.key for run in plan.runs]).values()
     observe(store, backend_for, [record for record in last if record.state not in TERMINAL])
 
-    registered = store.add_plan(plan, again=again, max_parallel=_max_parallel(plan))
+    registered = store.add_plan(plan, again=again, max_parallel=_max_parallel(plan, backend))
     _put_in_place(plan, store, registered)
     ids = [entry.record.run_id for entry in registered]
     errors = start_queued(store, backend_for, secrets, only=frozenset(ids))
@@ -102,13 +102,16 @@ def _write_files(run_dir: Path, files: Mapping[str, str]) -> None:
         write_atomically(run_dir / name, text)
 
 
-def _max_parallel(plan: Plan) -> int | None:
+def _max_parallel(plan: Plan, backend: Backend) -> int | None:
+    """How many runs may be started at once; None where that is no business of this side."""
+    if isinstance(backend, SweepBackend):
+        return None
     return plan.max_parallel or (LOCAL_MAX_PARALLEL if plan.backend == "local" else None)
 
 
 def _result(entry: Registered, now: RunRecord) -> SubmitResult:
     message = {
-        Verdict.NEW: "" if now.state is not RunState.QUEUED else "waits for a free slot",
+        Verdict.NEW: "waits for a free slot" if now.state is RunState.QUEUED and now.handle is None else "",
         Verdict.FINISH: "its submission had been cut short and is finished now",
         Verdict.ACTIVE: f"submitted already, {now.state}",
         Verdict.DONE: "succeeded already; --again makes another run",

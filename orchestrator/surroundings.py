@@ -8,8 +8,9 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,9 @@ from orchestrator.backends import load_backend
 from orchestrator.errors import BackendError, SpecError, UsageError
 
 if TYPE_CHECKING:
+    from orchestrator.backends.base import Backend
     from orchestrator.plan import Plan
+    from orchestrator.profile import Profile
     from orchestrator.runs import RunRecord, RunStore
     from orchestrator.spec import JobSpec
 
@@ -95,6 +98,37 @@ def plan_of(job: JobSpec) -> Plan:
     return made
 
 
+@cache
+def backend_for(name: str, profile: str) -> Backend:
+    """The backend of a name at the site of a profile; one for all calls, which share its connections."""
+
+    def settings() -> Profile:
+        with _pydantic_plugins_off():
+            from orchestrator.profile import load_profile
+
+        return load_profile(profile, name, profile_files())
+
+    return load_backend(name, settings)
+
+
+def fetch_logs(records: Iterable[RunRecord]) -> None:
+    """Bring here what runs have logged elsewhere.
+
+    Raises:
+        BackendError: They cannot be reached.
+    """
+    from orchestrator.backends.base import FarBackend
+
+    sites: dict[tuple[str, str], list[Path]] = {}
+    for record in records:
+        if record.handle is not None:
+            sites.setdefault((record.backend, record.profile), []).append(record.run_dir)
+    for (name, profile), run_dirs in sites.items():
+        backend = backend_for(name, profile)
+        if isinstance(backend, FarBackend):
+            backend.fetch(run_dirs)
+
+
 def profile_files() -> tuple[Path, ...]:
     """Where profiles are looked for: the project first, then the user's own."""
     configuration = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
@@ -145,7 +179,7 @@ def refresh(store: RunStore) -> int:
     from orchestrator.watch import refresh as ask_backends
 
     try:
-        ask_backends(store, load_backend)
+        ask_backends(store, backend_for)
     except BackendError as error:
         say(f"error: {error}; this is what was known before")
         return error.exit_code
@@ -157,8 +191,10 @@ def observer(store: RunStore, run_ids: Sequence[str]) -> Callable[[], list[RunRe
     from orchestrator.watch import refresh as ask_backends
 
     def observe() -> list[RunRecord]:
-        ask_backends(store, load_backend)
-        return [store.get(run_id) for run_id in run_ids]
+        ask_backends(store, backend_for)
+        records = [store.get(run_id) for run_id in run_ids]
+        fetch_logs(records)
+        return records
 
     return observe
 

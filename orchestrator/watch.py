@@ -8,13 +8,13 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import timedelta
 
-from orchestrator.backends.base import Backend, Observation
+from orchestrator.backends.base import Backend, Launch, Observation, SweepBackend
 from orchestrator.errors import BackendError, LongshoreError
 from orchestrator.processes import Process
 from orchestrator.runs import Event, RunRecord, RunStore
 from orchestrator.states import TERMINAL
 
-BackendFor = Callable[[str], Backend]
+BackendFor = Callable[[str, str], Backend]  # of a name, at the site of a profile
 INTERVAL = 0.5  # seconds between two looks
 
 
@@ -23,7 +23,7 @@ def refresh(store: RunStore, backend_for: BackendFor, environment: Mapping[str, 
 
     Args:
         store: The registry.
-        backend_for: Gives the backend of a name.
+        backend_for: Gives the backend of a name and a profile.
         environment: Where the secrets of runs are taken from that are started.
 
     Returns:
@@ -56,9 +56,9 @@ def _observe(
 ) -> tuple[tuple[Event, ...], list[LongshoreError]]:
     seen: dict[str, tuple[str, Observation]] = {}
     errors: list[LongshoreError] = []
-    for name, runs in _by_backend(records).items():
+    for (name, profile), runs in _by_backend(records).items():
         try:
-            answers = backend_for(name).poll({handle: record.run_dir for handle, record in runs.items()})
+            answers = backend_for(name, profile).poll({handle: record.run_dir for handle, record in runs.items()})
         except LongshoreError as error:
             errors.append(error)
             continue
@@ -76,7 +76,7 @@ def start_queued(
 
     Args:
         store: The registry.
-        backend_for: Gives the backend of a name.
+        backend_for: Gives the backend of a name and a profile.
         environment: Where secrets are taken from.
         only: Ids of runs to look at; None for all.
 
@@ -84,20 +84,39 @@ def start_queued(
         Why some could not be started; they go on waiting with that message.
     """
     errors = []
-    for record, launch in store.claim_startable(str(Process.current()), _is_gone, only):
-        request = launch.request
+    for claimed in _together(store.claim_startable(str(Process.current()), _is_gone, only)):
+        record, request = claimed[0][0], claimed[0][1].request
         try:
             if missing := [name for name in request.secrets if name not in environment]:
                 raise LongshoreError(f"cannot be started from here: {', '.join(missing)} is not set")
-            backend = backend_for(record.backend)
-            handle = backend.launch(launch, {name: environment[name] for name in request.secrets})
+            backend = backend_for(record.backend, record.profile)
+            handles = _launch(backend, [launch for _, launch in claimed], {n: environment[n] for n in request.secrets})
         except LongshoreError as error:
-            store.give_up_start(record.run_id, str(error))
+            for waiting, _ in claimed:
+                store.give_up_start(waiting.run_id, str(error))
             errors.append(error)
             continue
-        if store.started(record.run_id, request.attempt, handle).state in TERMINAL:
-            backend.cancel({handle: record.run_dir}, timedelta(0))  # cancelled while it was being started
+        for now in store.all_started(handles, request.attempt, queues=backend.queues):
+            if now.state in TERMINAL:
+                backend.cancel({handles[now.run_id]: now.run_dir}, timedelta(0))  # cancelled while it was being started
     return tuple(errors)
+
+
+def _together(claimed: Iterable[tuple[RunRecord, Launch]]) -> list[list[tuple[RunRecord, Launch]]]:
+    """What is started as one: the runs of a sweep that has a place for each, and every other run by itself."""
+    groups: dict[str, list[tuple[RunRecord, Launch]]] = defaultdict(list)
+    for record, launch in claimed:
+        place = launch.request.place
+        groups[record.run_id if place is None else place.sweep_id].append((record, launch))
+    return list(groups.values())
+
+
+def _launch(backend: Backend, launches: Sequence[Launch], secrets: Mapping[str, str]) -> dict[str, str]:
+    """Handles by run id of what was started as one."""
+    if isinstance(backend, SweepBackend):
+        return backend.launch_sweep(launches, secrets)
+    [launch] = launches
+    return {launch.request.run_id: backend.launch(launch, secrets)}
 
 
 def wait(
@@ -112,7 +131,7 @@ def wait(
 
     Args:
         store: The registry.
-        backend_for: Gives the backend of a name.
+        backend_for: Gives the backend of a name and a profile.
         run_ids: Whole ids.
         timeout: Seconds to wait at most, None for as long as it takes.
         interval: Seconds between two looks.
@@ -148,8 +167,8 @@ def cancel(
         BackendError: Some could not be ended.
     """
     started = store.request_cancel([record.run_id for record in records])
-    for name, runs in _by_backend(started).items():
-        backend_for(name).cancel({handle: record.run_dir for handle, record in runs.items()}, grace)
+    for (name, profile), runs in _by_backend(started).items():
+        backend_for(name, profile).cancel({handle: record.run_dir for handle, record in runs.items()}, grace)
     observe(store, backend_for, started)
     now = tuple(store.get(record.run_id) for record in records)
     if left := [record.run_id for record in now if record.state not in TERMINAL]:
@@ -157,12 +176,12 @@ def cancel(
     return now
 
 
-def _by_backend(records: Iterable[RunRecord]) -> dict[str, dict[str, RunRecord]]:
-    """Started runs by handle, by backend."""
-    grouped: dict[str, dict[str, RunRecord]] = defaultdict(dict)
+def _by_backend(records: Iterable[RunRecord]) -> dict[tuple[str, str], dict[str, RunRecord]]:
+    """Started runs by handle, by backend and profile."""
+    grouped: dict[tuple[str, str], dict[str, RunRecord]] = defaultdict(dict)
     for record in records:
         if record.handle is not None:
-            grouped[record.backend][record.handle] = record
+            grouped[record.backend, record.profile][record.handle] = record
     return grouped
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 from orchestrator.states import FailureClass, RunState
 
 if TYPE_CHECKING:
     from orchestrator.job import Mount, Resources
+
+
+BATCH_SCRIPT = "job.sbatch"  # in the run directory of a batch system's run
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,53 @@ class ContainerRequest:
 
 
 @dataclass(frozen=True)
+class SweepPlace:
+    """Where a run stands in a sweep that its backend starts as one.
+
+    Attributes:
+        sweep_id: The same for all of its runs.
+        index: From 0.
+        size: How many runs the sweep has.
+        max_parallel: How many of them may go at once; None for all.
+    """
+
+    sweep_id: str
+    index: int
+    size: int
+    max_parallel: int | None = None
+
+
+@dataclass(frozen=True)
+class BatchRequest:
+    """What a batch system needs to know of a run, with or without a container.
+
+    Attributes:
+        resources: Of one task; the partition is the job's, or else the profile's.
+        retries: Attempts after the first.
+        retry_on: Failure classes that are followed by another attempt.
+    """
+
+    resources: Resources
+    retries: int = 0
+    retry_on: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A folder that the backend's host needs before the start.
+
+    Attributes:
+        source: On this machine.
+        target: On the host.
+        complete: It never changes: where the target is there, nothing is sent.
+    """
+
+    source: Path
+    target: Path
+    complete: bool = False
+
+
+@dataclass(frozen=True)
 class LaunchRequest:
     """One attempt of one run, ready to be started. Everything in it is decided; nothing is secret.
 
@@ -51,6 +101,9 @@ class LaunchRequest:
         secrets: Names of variables that the backend takes from `launch`'s argument, never from a file of the plan.
         time_limit: Seconds that the attempt may take, None for as long as it likes.
         container: None on a plain machine.
+        batch: None where no batch system is asked.
+        place: None outside of a sweep, and where the backend starts the runs of one by one.
+        uploads: What is copied to the host first; nothing where `run_dir` is this machine's own.
     """
 
     run_id: str
@@ -60,6 +113,9 @@ class LaunchRequest:
     secrets: tuple[str, ...] = ()
     time_limit: float | None = None
     container: ContainerRequest | None = None
+    batch: BatchRequest | None = None
+    place: SweepPlace | None = None
+    uploads: tuple[Upload, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -72,6 +128,7 @@ class Launch:
         environment: Variables of those commands.
         container: What the container engine is asked to create, in its own words; None where no engine is asked.
         engine: The engine's address; None for the one of the environment.
+        batch_script: What a batch system is handed; it lies in the run directory, and here only while planning.
     """
 
     request: LaunchRequest
@@ -79,22 +136,29 @@ class Launch:
     environment: Mapping[str, str] = field(default_factory=dict)
     container: Mapping[str, Any] | None = None
     engine: str | None = None
+    batch_script: str | None = None
 
 
 @dataclass(frozen=True)
 class Observation:
-    """What a backend knows of a handle right now."""
+    """What a backend knows of a handle right now.
+
+    Attributes:
+        attempt: Which attempt it is of, where the backend itself starts the next one under the same handle.
+    """
 
     state: RunState
     failure_class: FailureClass | None = None
     exit_code: int | None = None
     message: str = ""
+    attempt: int | None = None
 
 
 class Backend(Protocol):
     """Starts attempts and says what became of them. Knows nothing of the CLI or of the registry."""
 
     name: ClassVar[str]
+    queues: ClassVar[bool]  # what was launched may wait in a queue of the backend's own
 
     def plan(self, request: LaunchRequest) -> Launch:
         """Pure: what `launch` will do."""
@@ -126,5 +190,34 @@ class Backend(Protocol):
 
         Raises:
             BackendError: Some cannot be ended from here.
+        """
+        ...
+
+
+@runtime_checkable
+class SweepBackend(Backend, Protocol):
+    """Starts the runs of a sweep as one, and itself keeps to how many of them may go at once."""
+
+    def launch_sweep(self, launches: Sequence[Launch], secrets: Mapping[str, str]) -> dict[str, str]:
+        """As `launch`, for runs of one sweep.
+
+        Returns:
+            Handles by run id.
+
+        Raises:
+            BackendError: None of them was started, or nobody can say.
+        """
+        ...
+
+
+@runtime_checkable
+class FarBackend(Backend, Protocol):
+    """Keeps run directories elsewhere."""
+
+    def fetch(self, run_dirs: Sequence[Path]) -> None:
+        """Bring the logs of runs here, as far as they are written.
+
+        Raises:
+            BackendError: They cannot be reached.
         """
         ...

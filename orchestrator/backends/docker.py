@@ -96,6 +96,7 @@ class DockerBackend:
     """
 
     name: ClassVar[str] = "docker"
+    queues: ClassVar[bool] = False
 
     environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
     connect: Callable[[str], contextlib.AbstractContextManager[docker.APIClient]] = connected

@@ -106,6 +106,7 @@ class LocalBackend:
     """
 
     name: ClassVar[str] = "local"
+    queues: ClassVar[bool] = False
 
     host: Host = field(default_factory=LocalHost)
     environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))

@@ -35,7 +35,7 @@ COUNT = 'echo start >>"$LONGSHORE_RUN_DIR/starts"\n'  # a second start of the sa
 WAIT_FOR_GO = 'until [ -e "$LONGSHORE_RUN_DIR/go" ]; do sleep 0.05; done\n'
 
 
-def backend_for(name: str) -> LocalBackend:
+def backend_for(name: str, profile: str = "default") -> LocalBackend:
     assert name == "local"
     return BACKEND
 

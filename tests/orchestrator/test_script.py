@@ -285,7 +285,7 @@ def test_what_may_change_under_its_name_is_installed_from_a_copy_by_each_start(t
 @pytest.mark.parametrize(("sent", "arrives"), [("KEY=a b\nc\0OTHER=x\0\0", True), ("KEY=a b\nc\0", False), ("", False)])
 def test_secrets_come_through_standard_input_whole_or_the_run_does_not_start(tmp_path, sent, arrives):
     sandbox = Sandbox.make(tmp_path / "box")
-    context = replace(LOCAL, container=ContainerSetup(secrets=True))
+    context = replace(LOCAL, container=ContainerSetup(), secrets=True)
     output = sandbox.run(context, "--build-only", stdin=sent, LONGSHORE_SECRETS="stdin")
     failure = sandbox.folder / "run" / "failure.json"
     assert failure.exists() is not arrives

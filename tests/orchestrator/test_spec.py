@@ -134,9 +134,9 @@ def test_folders_are_seen_from_the_job_file(load, tmp_path):
     assert job.setup.torchrl.path == str(tmp_path / "rl")
 
 
-def test_only_a_local_job_needs_no_image(problems):
-    assert problems("name: tiny\nbackend: slurm") == [
-        "FILE:1:1: image: is missing; slurm needs one with its tag, like nvcr.io/nvidia/isaac-lab:2.3.0"
+def test_only_a_job_on_a_plain_machine_needs_no_image(problems):
+    assert problems("name: tiny\nbackend: steve") == [
+        "FILE:1:1: image: is missing; steve needs one with its tag, like nvcr.io/nvidia/isaac-lab:2.3.0"
     ]
 
 

@@ -151,7 +151,7 @@ FAULTS = {
         "        die()\n"
         "backend = LocalBackend(host=Host())"
     ),
-    "before the handle is stored": "RunStore.started = die",
+    "before the handle is stored": "RunStore.all_started = die",
 }
 SUBMIT = f"""
 import subprocess

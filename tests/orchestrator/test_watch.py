@@ -226,6 +226,7 @@ class Cluster:
     """A backend somewhere else, which counts how often it is asked and may be out of reach."""
 
     name: ClassVar[str] = "slurm"
+    queues: ClassVar[bool] = False
     answers: Mapping[str, Observation] = field(default_factory=dict)
     reachable: bool = True
     asked: list[set[str]] = field(default_factory=list)
@@ -256,7 +257,7 @@ def on(cluster: Cluster, store: RunStore, run_ids: Sequence[str]) -> Cluster:
 def test_a_backend_is_asked_once_for_all_of_its_runs(store: RunStore):
     cluster = on(Cluster(), store, ["a", "b", "c"])
     cluster.answers = {f"job of {run_id}": Observation(RunState.RUNNING) for run_id in "ab"}
-    changes = refresh(store, lambda _: cluster)
+    changes = refresh(store, lambda *_: cluster)
     assert cluster.asked == [{"job of a", "job of b", "job of c"}]
     assert {(change.run_id, change.old, change.new) for change in changes} == {
         ("a", RunState.SETTING_UP, RunState.RUNNING),
@@ -267,8 +268,8 @@ def test_a_backend_is_asked_once_for_all_of_its_runs(store: RunStore):
 def test_a_run_that_has_ended_is_not_asked_about_again(store: RunStore):
     cluster = on(Cluster(), store, ["a"])
     cluster.answers = {"job of a": Observation(RunState.SUCCEEDED)}
-    assert len(refresh(store, lambda _: cluster)) == 1
-    assert refresh(store, lambda _: cluster) == ()
+    assert len(refresh(store, lambda *_: cluster)) == 1
+    assert refresh(store, lambda *_: cluster) == ()
     assert len(cluster.asked) == 1
 
 
@@ -280,7 +281,7 @@ def test_a_backend_that_is_out_of_reach_does_not_hide_the_others(store: RunStore
     eventually(lambda: not Process.parse(handle).is_alive)
     both: Mapping[str, Backend] = {"slurm": cluster, "local": BACKEND}
     with pytest.raises(BackendError, match="login node does not answer"):
-        refresh(store, both.__getitem__)
+        refresh(store, lambda name, _: both[name])
     assert store.get("demo-1").state is RunState.FAILED
     assert store.get("a").state is RunState.SETTING_UP
 
@@ -351,6 +352,8 @@ def test_a_run_that_is_cancelled_while_it_is_being_started_does_not_stay_alive(s
     class Slow:
         """Somebody else cancels between the launch and the note of it."""
 
+        queues = False
+
         def launch(self, launch: Launch, secrets: Mapping[str, str]) -> str:
             handle = BACKEND.launch(launch, secrets)
             RunStore(home).request_cancel([launch.request.run_id])
@@ -368,7 +371,7 @@ def test_a_run_that_is_cancelled_while_it_is_being_started_does_not_stay_alive(s
 def test_what_a_backend_cannot_end_is_an_error_and_not_cancelled(store: RunStore):
     cluster = on(Cluster(), store, ["a"])
     with pytest.raises(BackendError, match="login node"):
-        cancel(store, lambda _: cluster, store.resolve("a"), timedelta(seconds=1))
+        cancel(store, lambda *_: cluster, store.resolve("a"), timedelta(seconds=1))
     assert (store.get("a").state, store.get("a").cancelling) == (RunState.SETTING_UP, True)
 
 

@@ -1,0 +1,340 @@
+"""Slurm: sbatch, squeue, sacct and scancel, typed here or on a login node. A run is a job, a sweep a job array.
+
+What finds an attempt again is the submission's folder on the host (`orchestrator.submission`). Slurm itself starts the
+next attempt of a run, under the same job id: after a preemption or the loss of a node by its own decision, after the
+time limit or a failure because the batch script asks for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import ClassVar
+
+from orchestrator.backends.base import BATCH_SCRIPT, Launch, LaunchRequest, Observation
+from orchestrator.errors import BackendError, UsageError
+from orchestrator.hosts import Completed, Host, LocalHost
+from orchestrator.mirror import fetch_logs, fetch_markers
+from orchestrator.profile import Profile
+from orchestrator.slurm_queries import (
+    NO_ACCOUNTING,
+    SACCT,
+    SQUEUE,
+    Entry,
+    job_numbers,
+    parse_sacct,
+    parse_squeue,
+    waiting_message,
+)
+from orchestrator.slurm_script import RUNTIMES, array_option, batch_script, folder_of
+from orchestrator.states import FailureClass, RunState
+from orchestrator.submission import AmbiguousSubmission, Submitted, adopt, submit_once
+from trainer.run_dir import ExitCode, Failure, RunDir
+
+COMMAND_TIMEOUT = 60.0  # seconds; a busy slurmctld answers late
+SHORTEST_PAUSE, LONGEST_PAUSE = 1.0, 30.0  # seconds between two questions; they grow while nothing happens
+END_TAKES = 90.0  # seconds for Slurm to end by force what it was told to cancel: KillWait, and the nodes' own time
+
+STATES: Mapping[str, RunState] = {
+    "PENDING": RunState.QUEUED,
+    "REQUEUED": RunState.QUEUED,
+    "REQUEUE_FED": RunState.QUEUED,
+    "REQUEUE_HOLD": RunState.QUEUED,
+    "RESV_DEL_HOLD": RunState.QUEUED,
+    "SPECIAL_EXIT": RunState.QUEUED,
+    "CONFIGURING": RunState.SETTING_UP,
+    "RUNNING": RunState.RUNNING,
+    "COMPLETING": RunState.RUNNING,
+    "RESIZING": RunState.RUNNING,
+    "SIGNALING": RunState.RUNNING,
+    "STAGE_OUT": RunState.RUNNING,
+    "STOPPED": RunState.RUNNING,
+    "SUSPENDED": RunState.RUNNING,
+    "COMPLETED": RunState.SUCCEEDED,
+    "CANCELLED": RunState.CANCELLED,
+}  # every other state is a failure
+FAILURES: Mapping[str, tuple[FailureClass, str]] = {
+    "TIMEOUT": (FailureClass.TIMEOUT, "Slurm ended it at its time limit"),
+    "DEADLINE": (FailureClass.TIMEOUT, "Slurm ended it at its deadline"),
+    "PREEMPTED": (FailureClass.PREEMPTED, "Slurm took its nodes for another job"),
+    "NODE_FAIL": (FailureClass.NODE_FAILURE, "a node of it failed"),
+    "BOOT_FAIL": (FailureClass.NODE_FAILURE, "a node of it did not boot"),
+    "OUT_OF_MEMORY": (FailureClass.OUT_OF_MEMORY, "it took more memory than resources.memory allows"),
+    "REVOKED": (FailureClass.LOST, "another cluster of the federation has taken it over"),
+}
+
+
+@dataclass(frozen=True)
+class Markers:
+    """What a run directory says of the last attempt in it."""
+
+    attempt: int | None = None
+    success: bool = False
+    failure: Failure | None = None
+    exit_code: int | None = None
+    trained: bool = False  # its trainer gave a sign of life
+
+
+def outcome(entry: Entry | None, markers: Markers) -> Observation:
+    """What became of a job that has ended, or that Slurm does not know any more. COMPLETED alone is no success.
+
+    Args:
+        entry: None where Slurm does not know it.
+        markers: Of its run directory.
+    """
+    code = markers.exit_code if entry is None or entry.exit_code is None else entry.exit_code
+    if markers.success:
+        return Observation(RunState.SUCCEEDED, exit_code=code, attempt=markers.attempt)
+    if entry is not None and entry.state in FAILURES:
+        return Observation(RunState.FAILED, FAILURES[entry.state][0], code, FAILURES[entry.state][1], markers.attempt)
+    if entry is not None and STATES.get(entry.state) is RunState.CANCELLED:
+        return Observation(RunState.CANCELLED, None, code, "cancelled in Slurm", markers.attempt)
+    if markers.failure is not None:
+        failure = markers.failure
+        return Observation(RunState.FAILED, failure.failure_class, code, failure.message, markers.attempt)
+    code = code if markers.exit_code is None else markers.exit_code  # the script's own word is the better one
+    if code is None and entry is None:
+        message = "Slurm does not know its job any more, and it left no word"
+        return Observation(RunState.FAILED, FailureClass.LOST, None, message, markers.attempt)
+    if code == ExitCode.RESUMABLE:
+        message = "stopped from outside after saving a checkpoint"
+        return Observation(RunState.FAILED, FailureClass.PREEMPTED, code, message, markers.attempt)
+    failure_class = FailureClass.CRASH if markers.trained else FailureClass.SETUP
+    message = f"ended with exit code {'unknown' if code is None else code} and without SUCCESS"
+    return Observation(RunState.FAILED, failure_class, code, message, markers.attempt)
+
+
+@dataclass
+class SlurmBackend:
+    """One cluster. Handles are `JOB`, or `JOB_TASK` for a run of a sweep.
+
+    Attributes:
+        host: Where Slurm's commands are typed.
+        shared: Folder of the host and of all nodes where runs are done; None for where they are here.
+        runtime: What starts containers.
+        commands: What is typed instead of a command of Slurm's.
+    """
+
+    name: ClassVar[str] = "slurm"
+    queues: ClassVar[bool] = True
+
+    host: Host = field(default_factory=LocalHost)
+    shared: Path | None = None
+    runtime: str = "pyxis"
+    commands: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    _pause: float = field(default=SHORTEST_PAUSE, init=False)
+    _asked: float | None = field(default=None, init=False)  # monotonic seconds
+    _seen: dict[str, Observation] = field(default_factory=dict, init=False)
+
+    @classmethod
+    def at(cls, profile: Profile) -> SlurmBackend:
+        """The cluster of a profile.
+
+        Raises:
+            UsageError: The profile lacks something, or is no cluster's.
+        """
+        runtime = profile.container_runtime or "pyxis"
+        if runtime not in RUNTIMES:
+            raise UsageError(f"profile {profile.name}: container_runtime: slurm takes {', '.join(RUNTIMES)}")
+        if profile.shared is not None and not profile.shared.startswith("/"):
+            raise UsageError(f"profile {profile.name}: shared: write an absolute path of the cluster")
+        if profile.host is None:
+            host: Host = LocalHost()
+        elif profile.shared is None:
+            raise UsageError(f"profile {profile.name}: host needs `shared`, a folder that it and every node see")
+        else:
+            from orchestrator.ssh import SshHost
+
+            host = SshHost(profile.host, profile.jump, profile.key)
+        return cls(host, Path(profile.shared) if profile.shared else None, runtime, profile.commands)
+
+    def plan(self, request: LaunchRequest) -> Launch:
+        array = () if request.place is None else (array_option(range(request.place.size), request.place.max_parallel),)
+        command = (*self._command("sbatch"), "--parsable", *array, str(folder_of(request) / BATCH_SCRIPT))
+        return Launch(request, (command,), batch_script=batch_script(request, self.runtime))
+
+    def launch(self, launch: Launch, secrets: Mapping[str, str]) -> str:
+        return self.launch_sweep([launch], secrets)[launch.request.run_id]
+
+    def launch_sweep(self, launches: Sequence[Launch], secrets: Mapping[str, str]) -> dict[str, str]:
+        first = launches[0].request
+        folder = folder_of(first)
+        self._upload(folder, launches)
+        places = {launch.request.place.index if launch.request.place else 0: launch.request for launch in launches}
+        size = first.place.size if first.place else 1
+        array = (array_option(places, first.place.max_parallel),) if first.place else ()
+        submitted = self._submit(
+            folder,
+            (*self._command("sbatch"), "--parsable", *array, str(folder / BATCH_SCRIPT)),
+            (_source(first) / BATCH_SCRIPT).read_text(encoding="utf-8"),
+            [str(places[index].run_dir) if index in places else "-" for index in range(size)],
+            {name: secrets[name] for name in first.secrets},
+        )
+        handles = {}
+        for index, request in places.items():
+            if submitted.runs[index : index + 1] != (str(request.run_dir),):
+                raise BackendError(f"{request.run_id} is no part of job {submitted.job_id}; submit it with --again")
+            handles[request.run_id] = f"{submitted.job_id}_{index}" if first.place else submitted.job_id
+        self._ask_anew()
+        return handles
+
+    def poll(self, handles: Mapping[str, Path]) -> dict[str, Observation]:
+        now = time.monotonic()
+        if self._asked is not None and now < self._asked + self._pause:
+            return {}
+        entries, complete = self._entries(list(handles))
+        ended_or_running = [h for h in handles if h not in entries or STATES.get(entries[h].state) != RunState.QUEUED]
+        self._fetch_markers([handles[handle] for handle in ended_or_running])
+        seen = {}
+        for handle, run_dir in handles.items():
+            observation = self._observe(entries.get(handle), run_dir, complete)
+            if observation is not None:
+                seen[handle] = observation
+        self._pause = SHORTEST_PAUSE if seen != self._seen else min(LONGEST_PAUSE, 1.5 * self._pause)
+        self._seen, self._asked = seen, now
+        return seen
+
+    def cancel(self, handles: Mapping[str, Path], grace: timedelta) -> None:
+        deadline = time.monotonic() + grace.total_seconds()
+        names = list(handles)
+        self._scancel(["--state=PENDING", *names])
+        # The script alone is asked: it passes the signal on and waits for the checkpoint.
+        self._scancel(["--state=RUNNING", "--signal=USR1", *names])
+        pause = 0.1
+        while (left := self._active(names)) and time.monotonic() < deadline:
+            time.sleep(pause)
+            pause = min(2.0, 1.5 * pause)
+        if left:
+            self._scancel(left)
+            until = time.monotonic() + END_TAKES
+            while self._active(left) and time.monotonic() < until:
+                time.sleep(pause)
+        self._ask_anew()
+
+    def fetch(self, run_dirs: Sequence[Path]) -> None:
+        far = [run_dir for run_dir in run_dirs if self._is_far(run_dir)]
+        self._fetch_markers(far)
+        if far and self.shared is not None:
+            fetch_logs(self.host, self.shared, far)
+
+    def _observe(self, entry: Entry | None, run_dir: Path, complete: bool) -> Observation | None:
+        if entry is not None and STATES.get(entry.state) is RunState.QUEUED:
+            return Observation(RunState.QUEUED, message=waiting_message(entry))
+        markers = _read_markers(RunDir(run_dir))
+        if entry is not None and STATES.get(entry.state) in {RunState.SETTING_UP, RunState.RUNNING}:
+            return Observation(RunState.RUNNING if markers.trained else RunState.SETTING_UP, attempt=markers.attempt)
+        if entry is None and not complete and not (markers.success or markers.failure):
+            return None
+        return outcome(entry, markers)
+
+    def _entries(self, handles: Sequence[str]) -> tuple[dict[str, Entry], bool]:
+        """What Slurm knows of jobs, and whether it was asked for all that it may know."""
+        entries = parse_squeue(self._answer(self._run(*SQUEUE)))
+        if not (missing := [handle for handle in handles if handle not in entries]):
+            return entries, True
+        done = self._run(*SACCT, f"--jobs={','.join(job_numbers(missing))}")
+        if done.exit_code == 0:
+            return {**parse_sacct(done.stdout), **entries}, True
+        return entries, any(word in done.stderr for word in NO_ACCOUNTING[:1])
+
+    def _active(self, handles: Sequence[str]) -> list[str]:
+        """Those of some jobs that wait or run."""
+        entries = parse_squeue(self._answer(self._run(*SQUEUE)))
+        going = {RunState.QUEUED, RunState.SETTING_UP, RunState.RUNNING}
+        return [handle for handle in handles if handle in entries and STATES.get(entries[handle].state) in going]
+
+    def _scancel(self, words: Sequence[str]) -> None:
+        done = self._run("scancel", *words)
+        if done.exit_code != 0 and "Invalid job id" not in done.stderr and "already completing" not in done.stderr:
+            self._answer(done)
+
+    def _submit(
+        self, folder: Path, command: Sequence[str], script: str, runs: Sequence[str], secrets: Mapping[str, str]
+    ) -> Submitted:
+        try:
+            return submit_once(self.host, folder, command, {BATCH_SCRIPT: script}, runs, secrets)
+        except AmbiguousSubmission as error:
+            name = folder.name.rpartition(".")[0]
+            listed = self._answer(
+                self._run("squeue", "--me", "--noheader", "--states=all", f"--name={name}", "--format=%F")
+            )
+            ids = set(listed.split())
+            if len(ids) != 1:
+                raise AmbiguousSubmission(
+                    f"{name} may have been submitted or not ({error}), and Slurm lists no such job now; it is not "
+                    f"submitted again. Submitting again looks again; if it never shows, remove {folder} there"
+                ) from error
+            adopt(self.host, folder, ids.pop())
+            return submit_once(self.host, folder, command, {BATCH_SCRIPT: script}, runs, secrets)
+
+    def _upload(self, folder: Path, launches: Sequence[Launch]) -> None:
+        """Copy to the host what the runs need there, unless they were submitted already."""
+        uploads = list(dict.fromkeys(upload for launch in launches for upload in launch.request.uploads))
+        if not uploads or self.host.run(("test", "-d", str(folder))).exit_code == 0:
+            return
+        for upload in uploads:
+            if upload.complete and self.host.run(("test", "-d", str(upload.target))).exit_code != 0:
+                temporary = upload.target.with_name(f".{upload.target.name}.{time.time_ns():x}.tmp")
+                self.host.put(upload.source, temporary)
+                moved = self.host.run(("mv", "-T", "--", str(temporary), str(upload.target)))
+                if moved.exit_code != 0:  # somebody else was faster
+                    self.host.run(("rm", "-rf", "--", str(temporary)))
+        folders = [upload for upload in uploads if not upload.complete]
+        with tempfile.TemporaryDirectory() as packed:  # in one go: each trip takes its time
+            for upload in folders:
+                shutil.copytree(upload.source, Path(packed) / upload.target.name)
+            self.host.put(Path(packed), folder.parents[1])
+
+    def _fetch_markers(self, run_dirs: Sequence[Path]) -> None:
+        far = [run_dir for run_dir in run_dirs if self._is_far(run_dir)]
+        if far and self.shared is not None:
+            fetch_markers(self.host, self.shared, far)
+
+    def _is_far(self, run_dir: Path) -> bool:
+        return self.shared is not None and self.shared != run_dir.parent
+
+    def _ask_anew(self) -> None:
+        self._asked = None
+
+    def _command(self, name: str) -> tuple[str, ...]:
+        return tuple(self.commands.get(name, (name,)))
+
+    def _run(self, name: str, *arguments: str) -> Completed:
+        return self.host.run((*self._command(name), *arguments), timeout=COMMAND_TIMEOUT)
+
+    def _answer(self, done: Completed) -> str:
+        if done.exit_code != 0:
+            reason = done.stderr.strip().splitlines() or [f"exit code {done.exit_code}"]
+            raise BackendError(reason[-1])
+        return done.stdout
+
+
+def _source(request: LaunchRequest) -> Path:
+    """The run directory on this machine."""
+    return next((upload.source for upload in request.uploads if upload.target == request.run_dir), request.run_dir)
+
+
+def _read_markers(run_dir: RunDir) -> Markers:
+    attempts = run_dir.attempts()
+    number = attempts[-1] if attempts else None
+    failure, status, exit_code = None, None, None
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        failure = run_dir.read_failure()
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        status = run_dir.read_status()
+    if number is not None:
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            exit_code = int(run_dir.exit_code(number).read_text(encoding="ascii"))
+    return Markers(
+        attempt=number,
+        success=run_dir.success.exists(),
+        failure=failure if failure is not None and failure.attempt == number else None,
+        exit_code=exit_code,
+        trained=status is not None and status.attempt == number,
+    )

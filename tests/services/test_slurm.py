@@ -1,0 +1,210 @@
+"""Runs on a real Slurm, submitted through a real sshd as from a laptop: what a user sees, from submit to the end."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+import pytest
+
+from tests.orchestrator.local_runs import eventually
+from tests.services.slurm_project import FOREVER, PROFILES, SlurmProject, end, login_node, started
+
+pytestmark = [pytest.mark.services, pytest.mark.timeout(300)]
+SECRET = "hunter2-hunter2"
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    cluster = started(accounting=True)
+    yield cluster
+    end(cluster)
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory, cluster):
+    """Commands typed on a machine that has no Slurm and does not see the cluster's folders."""
+    folder = tmp_path_factory.mktemp("slurm")
+    sshd = login_node(folder / "sshd", cluster)
+    (folder / "laptop").mkdir()
+    project = SlurmProject(
+        folder / "laptop", {"HOME": str(sshd.folder / "home"), "MY_SECRET": SECRET, "PATH": "/nowhere"}
+    )
+    shared = cluster.folder / "shared runs"
+    shared.mkdir()
+    text = PROFILES.format(target=sshd.target, key=sshd.key, shared=shared, python=sys.executable)
+    (project.folder / "profiles.yaml").write_text(text)
+    yield project
+    sshd.stop()
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left_running(cluster):
+    yield
+    cluster.run("scancel", "--user=root")
+    eventually(lambda: cluster.run("squeue", "-h") == "", 40)
+    eventually(lambda: cluster.run("sinfo", "-h", "-p", "normal", "-o", "%D %t") == "2 idle\n", 40)
+
+
+def occupied(cluster):
+    """Take all GPUs."""
+    return cluster.run("sbatch", "--parsable", "-N2", "--gres=gpu:8", "--exclusive", "--wrap=sleep 300", "-o/dev/null")
+
+
+def test_a_job_waits_is_started_trains_and_succeeds_and_everything_of_it_comes_here(project, cluster):
+    blocker = occupied(cluster).strip()
+    run = project.submit(project.write("first", secrets="MY_SECRET"))
+    found = project.status(run)
+    assert found["state"] == "queued"
+    assert "waits in Slurm's queue" in found["message"]
+    assert project.state(run) == "queued"
+    job = found["handle"]
+    described = cluster.run("scontrol", "show", "job", job, "-dd")
+    assert "JobName=" + run.root.name in described
+    cluster.run("scancel", blocker)
+    found = project.finish(run)
+    assert (found["state"], found["attempt"]) == ("succeeded", 1)
+    assert run.read_summary()["optim_steps"] == 20
+    assert "attempt 1, job" in project.log(run)
+    assert "COMPLETED" in cluster.run("sacct", "-X", "-n", "-o", "State", "-j", job)
+    far = cluster.folder / "shared runs" / run.root.name
+    assert (far / "checkpoints" / "latest").exists()
+    # The secret was in one file that only its owner could read, and is gone with the run.
+    submission = cluster.folder / "shared runs" / "submissions" / f"{run.root.name}.1"
+    assert (submission / "id").read_text().strip() == job
+    assert not (submission / "secrets").exists()
+
+
+def test_no_secret_is_in_any_file_but_one_nor_in_slurms_record_nor_in_a_command_line(project, cluster):
+    run = project.submit(project.write("secretive", secrets="MY_SECRET", steps=FOREVER))
+    project.trains(run)
+    kept = [path for folder in (cluster.folder, project.folder) for path in folder.rglob("*") if path.is_file()]
+    holders = [path for path in kept if SECRET.encode() in path.read_bytes()]
+    assert [path.name for path in holders] == ["secrets"]
+    assert holders[0].stat().st_mode & 0o777 == 0o600
+    told = cluster.run("scontrol", "show", "job", "-dd") + cluster.run("sacct", "-P", "-o", "ALL")
+    shown = cluster.run("ps", "-eww", "-o", "args") + told + project.run("plan", "secretive.yaml", "--json").stdout
+    assert SECRET not in shown
+    [trainer] = [
+        entry
+        for entry in os.listdir("/proc")
+        if entry.isdigit() and f"LONGSHORE_RUN_ID={run.root.name}\0".encode() in environ(entry) and coordinates(entry)
+    ]
+    assert f"MY_SECRET={SECRET}\0".encode() in environ(trainer)
+    assert not any(name in environ(trainer) for name in (b"SLURM_STEP_ID=", b"SLURM_CPU_BIND", b"SLURM_SRUN_COMM_PORT"))
+    assert b"SLURM_JOB_ID=" in environ(trainer)
+    assert b"CUDA_VISIBLE_DEVICES=0,1" in environ(trainer)
+    project.run("cancel", run.root.name, "--grace", "30s")
+
+
+def environ(pid):
+    try:
+        return open(f"/proc/{pid}/environ", "rb").read()
+    except OSError:
+        return b""
+
+
+def coordinates(pid):
+    try:
+        return b"-m\0trainer\0" in open(f"/proc/{pid}/cmdline", "rb").read()
+    except OSError:
+        return False
+
+
+def test_cancelling_what_waits_takes_it_out_of_the_queue(project, cluster):
+    occupied(cluster)
+    run = project.submit(project.write("waiting"))
+    project.run("cancel", run.root.name)
+    found = project.status(run)
+    assert (found["state"], found["failure_class"]) == ("cancelled", None)
+    assert cluster.run("squeue", "-h", "-j", found["handle"]) == ""
+
+
+def test_cancelling_what_runs_saves_first_and_leaves_nothing_running(project, cluster):
+    run = project.submit(project.write("running", steps=FOREVER, retries=3))
+    project.trains(run)
+    project.run("cancel", run.root.name, "--grace", "60s", timeout=100)
+    found = project.status(run)
+    assert (found["state"], found["message"]) == ("cancelled", "after saving a checkpoint"), project.log(run)
+    assert (cluster.folder / "shared runs" / run.root.name / "checkpoints" / "latest").exists()
+    assert cluster.run("squeue", "-h") == ""
+    marks = f"LONGSHORE_RUN_ID={run.root.name}\0".encode()
+    assert not [entry for entry in os.listdir("/proc") if entry.isdigit() and marks in environ(entry)]
+
+
+def test_what_slurm_is_told_to_requeue_goes_on_as_attempt_2(project, cluster):
+    run = project.submit(project.write("requeued", steps=FOREVER, retries=3))
+    project.trains(run)
+    cluster.run("scontrol", "requeue", project.status(run)["handle"])
+    project.trains(run, attempt=2)
+    assert "step" in project.log(run, 2)
+    found = project.status(run)
+    assert [attempt["number"] for attempt in found["attempts"]] == [1, 2]
+    assert "requeued" in [event["new"] for event in found["events"]]
+    project.run("cancel", run.root.name, "--grace", "30s")
+
+
+def test_before_the_time_limit_a_checkpoint_is_saved_and_attempt_2_goes_on_from_it(project, cluster):
+    run = project.submit(project.write("limited", time="1:00", steps=FOREVER, retries=1))
+    project.trains(run)
+    project.trains(run, attempt=2, seconds=150)
+    first, second = project.log(run, 1), project.log(run, 2)
+    assert "timeout: asking Slurm for another attempt" in first
+    assert "checkpoint" in second
+    found = project.finish(run, 1, 150)
+    assert (found["state"], found["failure_class"]) == ("failed", "timeout"), project.log(run)
+    assert found["attempt"] == 2
+
+
+def test_a_node_that_dies_is_a_node_failure_and_the_run_goes_on_elsewhere(project, cluster):
+    once = project.submit(project.write("once", steps=FOREVER, more="mounts: []\n"))
+    project.trains(once)
+    again = project.submit(project.write("again", steps=FOREVER, retries=1))
+    project.trains(again)
+    node = cluster.run("squeue", "-h", "-o", "%N", "-j", project.status(once)["handle"]).strip()
+    assert cluster.run("squeue", "-h", "-o", "%N", "-j", project.status(again)["handle"]).strip() == node
+    cluster.kill_node(node)
+    try:
+        found = project.finish(once, 1, 60)
+        assert (found["state"], found["failure_class"]) == ("failed", "node-failure")
+        project.trains(again, attempt=2)
+        project.run("cancel", again.root.name, "--grace", "30s")
+    finally:
+        cluster.start_node(node)
+
+
+def test_a_higher_partition_takes_the_nodes_and_what_was_taken_is_preempted_or_goes_on(project, cluster):
+    once = project.submit(project.write("once", steps=FOREVER, gpus=8))
+    again = project.submit(project.write("again", steps=FOREVER, gpus=8, retries=1))
+    project.trains(once)
+    project.trains(again)
+    wrap = "--wrap=sleep 5"
+    cluster.run("sbatch", "--partition=high", "-N2", "--gres=gpu:8", "--exclusive", "-o/dev/null", wrap)
+    found = project.finish(once, 1, 60)
+    assert (found["state"], found["failure_class"]) == ("failed", "preempted")
+    project.trains(again, attempt=2)
+    project.run("cancel", again.root.name, "--grace", "30s")
+
+
+def test_a_partition_that_does_not_exist_is_one_line_and_a_corrected_job_is_submitted(project, cluster):
+    job = project.write("lost")
+    done = project.run("submit", job, "--set", "resources.partition=nowhere", check=3)
+    assert "invalid partition" in done.stderr
+    assert project.run("submit", job, "--set", "resources.partition=nowhere", check=3).stderr == done.stderr
+    run = project.submit(job, "--set", "resources.partition=high")
+    assert project.finish(run)["state"] == "succeeded"
+    assert cluster.run("squeue", "-h", "-t", "PD") == ""
+
+
+def test_a_sweep_is_one_array_whose_tasks_find_their_runs(project, cluster):
+    job = project.write("seeds", gpus=1, more="sweep: {seed: [5, 6, 7], max_parallel: 2}\n")
+    ids = project.run("submit", job).stdout.split()
+    sweep = ids[0].rpartition("-")[0]
+    handles = {cluster.run("squeue", "-h", "-a", "-o", "%F").split()[0]}
+    assert "%2" in cluster.run("squeue", "-h", "-o", "%i") or len(handles) == 1
+    project.run("wait", sweep, timeout=200)
+    for run_id, seed in zip(ids, (5, 6, 7), strict=True):
+        config = (cluster.folder / "shared runs" / run_id / "config.yaml").read_text()
+        assert f"seed: {seed}\n" in config
+    assert time.time() > 0
