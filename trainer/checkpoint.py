@@ -1,20 +1,24 @@
 """Checkpoints: whole or not there. Written aside, hashed, made durable, renamed; verified before they are believed.
 
 `checkpoints/step_<n>/` holds one file a part and manifest.json with each file's size and hash. `latest` points to the
-newest. Whatever a crash or a full disk leaves behind is a temporary folder that the next save sweeps away.
+newest and `best` to the one with the highest score. Whatever a crash or a full disk leaves behind is a temporary folder
+that the next save sweeps away.
 """
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import importlib.metadata
 import json
 import logging
+import math
 import os
 import platform
 import shutil
+import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +33,7 @@ MANIFEST = "manifest.json"
 FORMAT = 1
 _TEMPORARY = ".tmp-"
 _REPLACED = ".replaced-"  # an older save of the same step, until the new one has its name
+_COMPRESSED = ".gz"
 _CHUNK = 1 << 20
 _PACKAGES = ("torch", "tensordict", "torchrl", "numpy")
 
@@ -40,21 +45,31 @@ class Checkpoint:
     step: int  # optimiser steps done when it was saved
     parts: dict[str, Any]
     path: Path
-    manifest: Mapping[str, Any]  # format, step, time, versions, config (its hash), files
+    manifest: Mapping[str, Any]  # format, step, score, time, versions, config (its hash), files
 
 
 class CorruptCheckpoint(Exception):
     """A checkpoint is not what its manifest says."""
 
 
-def save(run_dir: RunDir, step: int, parts: Mapping[str, Any], keep: int) -> Path:
-    """Write a checkpoint, point `latest` to it, and remove older ones.
+def save(
+    run_dir: RunDir,
+    step: int,
+    parts: Mapping[str, Any],
+    keep: int,
+    *,
+    score: float | None = None,
+    compress: Collection[str] = (),
+) -> Path:
+    """Write a checkpoint, point `latest` to it, and remove older ones but the best.
 
     Args:
         run_dir: Of the run.
         step: Optimiser steps done.
         parts: Name -> tensors, numbers, strings, None, and lists, tuples and dicts of them. One file each.
-        keep: How many checkpoints stay, this one included.
+        keep: How many checkpoints stay, this one included; the best one stays beside them.
+        score: How good the policy is, the more the better; None where nobody knows.
+        compress: Names of the parts to compress.
 
     Returns:
         The checkpoint's folder.
@@ -74,13 +89,18 @@ def save(run_dir: RunDir, step: int, parts: Mapping[str, Any], keep: int) -> Pat
     final = folder / f"step_{step:08d}"
     try:
         temporary.mkdir()
-        files = {f"{name}.pt": _write_part(temporary / f"{name}.pt", part) for name, part in parts.items()}
-        _write_manifest(temporary / MANIFEST, run_dir, step, files)
+        files = {}
+        for name, part in parts.items():
+            file = f"{name}.pt{_COMPRESSED if name in compress else ''}"
+            files[file] = _write_part(temporary / file, part)
+        _write_manifest(temporary / MANIFEST, run_dir, step, score, files)
         _sync_folder(temporary)
         if final.exists():  # before learning begins, or after the run went back behind a corrupt one
             final.rename(folder / f"{_REPLACED}{final.name}")
         temporary.rename(final)
-        _point_latest(folder, final.name)
+        _point(folder, "latest", final.name)
+        if score is not None and score >= _best_score(folder, step):
+            _point(folder, "best", final.name)
     except OSError:
         sweep(run_dir)
         raise
@@ -113,13 +133,11 @@ def load(path: Path, map_location: Any = None) -> Checkpoint:
     Raises:
         CorruptCheckpoint: It is not what its manifest says.
     """
-    import torch
-
     manifest = verify(path)
     parts: dict[str, Any] = {}
     for file in manifest["files"]:
         try:
-            parts[file.removesuffix(".pt")] = torch.load(path / file, map_location=map_location, weights_only=True)
+            parts[file.split(".")[0]] = _read_part(path / file, map_location)
         except OSError as error:
             raise CorruptCheckpoint(f"{file}: {error.strerror}") from error
     return Checkpoint(manifest["step"], parts, path, manifest)
@@ -201,7 +219,12 @@ def _write_part(path: Path, part: Any) -> dict[str, Any]:
     try:
         with path.open("wb") as file:
             sink = _HashingFile(file)
-            torch.save(part, cast("IO[bytes]", sink))  # of a file's methods it needs these two
+            target = cast("IO[bytes]", sink)  # of a file's methods these two are needed
+            if path.suffix == _COMPRESSED:
+                with gzip.GzipFile(fileobj=target, mode="wb", compresslevel=1, mtime=0) as packed:
+                    torch.save(part, cast("IO[bytes]", packed))
+            else:
+                torch.save(part, target)
             if sink.error is not None:
                 raise sink.error
             file.flush()
@@ -212,7 +235,19 @@ def _write_part(path: Path, part: Any) -> dict[str, Any]:
     return {"size": sink.size, "sha256": sink.sha256.hexdigest()}
 
 
-def _write_manifest(path: Path, run_dir: RunDir, step: int, files: Mapping[str, Any]) -> None:
+def _read_part(path: Path, map_location: Any) -> Any:
+    import torch
+
+    if path.suffix != _COMPRESSED:
+        return torch.load(path, map_location=map_location, weights_only=True)
+    with tempfile.TemporaryFile(dir=path.parent) as plain:  # it is read from its end, and may be larger than memory
+        with gzip.open(path) as packed:
+            shutil.copyfileobj(packed, plain, _CHUNK)
+        plain.seek(0)
+        return torch.load(plain, map_location=map_location, weights_only=True)
+
+
+def _write_manifest(path: Path, run_dir: RunDir, step: int, score: float | None, files: Mapping[str, Any]) -> None:
     versions = {"python": platform.python_version()}
     for package in _PACKAGES:
         with suppress(importlib.metadata.PackageNotFoundError):
@@ -220,6 +255,7 @@ def _write_manifest(path: Path, run_dir: RunDir, step: int, files: Mapping[str, 
     manifest = {
         "format": FORMAT,
         "step": step,
+        "score": score,
         "time": time.time(),
         "versions": versions,
         "config": _sha256(run_dir.config) if run_dir.config.exists() else None,
@@ -231,24 +267,36 @@ def _write_manifest(path: Path, run_dir: RunDir, step: int, files: Mapping[str, 
         os.fsync(file.fileno())
 
 
-def _point_latest(folder: Path, name: str) -> None:
-    link = folder / (_TEMPORARY + "latest")
+def _point(folder: Path, name: str, target: str) -> None:
+    link = folder / (_TEMPORARY + name)
     link.unlink(missing_ok=True)
-    link.symlink_to(name)
-    link.replace(folder / "latest")
+    link.symlink_to(target)
+    link.replace(folder / name)
     _sync_folder(folder)
 
 
+def _best_score(folder: Path, step: int) -> float:
+    """Score of what `best` points to, if that was on the way to `step`."""
+    try:
+        manifest = json.loads((folder / "best" / MANIFEST).read_text(encoding="utf-8"))
+        return float(manifest["score"]) if manifest["step"] <= step else -math.inf
+    except (OSError, ValueError, KeyError, TypeError):
+        return -math.inf
+
+
 def _prune(folder: Path, step: int, keep: int) -> None:
-    """Keep the newest up to `step`. Later ones are corrupt, or the run would not be here: they go too."""
+    """Keep the newest up to `step`, and the best. Later ones are corrupt, or the run would not be here: they go too."""
     steps = _steps(folder)
+    best = (folder / "best").resolve()
     stay = [number for number in steps if number <= step][:keep]
     for number, path in steps.items():
-        if number not in stay:
+        if number not in stay and (path != best or number > step):
             # Renamed first: a folder that is half removed must not be taken for a checkpoint.
             doomed = path.with_name(_TEMPORARY + path.name)
             path.rename(doomed)
             shutil.rmtree(doomed, ignore_errors=True)
+    if not best.exists():
+        (folder / "best").unlink(missing_ok=True)
     shutil.rmtree(folder / f"{_REPLACED}step_{step:08d}", ignore_errors=True)
 
 

@@ -68,6 +68,46 @@ def test_the_last_k_are_kept_and_latest_is_the_newest(run_dir):
     assert not leftovers(run_dir)
 
 
+def best(run_dir: RunDir) -> str | None:
+    link = run_dir.checkpoints / "best"
+    return os.readlink(link) if link.is_symlink() else None
+
+
+def test_the_best_stays_beside_the_newest(run_dir):
+    for step, score in ((10, 1.0), (20, 5.0), (30, None), (40, 4.0), (50, 3.0)):
+        save(run_dir, step, {"a": step}, keep=2, score=score)
+    assert (steps(run_dir), best(run_dir)) == ([20, 40, 50], "step_00000020")
+    save(run_dir, 60, {"a": 60}, keep=2, score=5.0)
+    assert (steps(run_dir), best(run_dir)) == ([50, 60], "step_00000060")
+
+
+def test_the_best_of_a_past_that_the_run_went_back_behind_does_not_count(run_dir):
+    for step, score in ((10, 1.0), (20, 5.0)):
+        save(run_dir, step, {"a": step}, keep=2, score=score)
+    save(run_dir, 15, {"a": 15}, keep=2, score=0.5)
+    assert (steps(run_dir), best(run_dir)) == ([10, 15], "step_00000015")
+    save(run_dir, 16, {"a": 16}, keep=2)
+    assert (steps(run_dir), best(run_dir)) == ([15, 16], "step_00000015")
+
+
+def test_compressed_parts_are_smaller_load_bit_for_bit_and_are_verified(run_dir):
+    saved = {**parts(), "replay": {"rows": torch.randint(9, (1000, 16))}}
+    folder = save(run_dir, 1, saved, keep=1, compress=("replay",))
+    assert (folder / "replay.pt.gz").stat().st_size < saved["replay"]["rows"].nbytes / 4
+    assert torch.equal(load(folder).parts["replay"]["rows"], saved["replay"]["rows"])
+    os.truncate(folder / "replay.pt.gz", 1000)
+    with pytest.raises(CorruptCheckpoint, match=r"replay\.pt\.gz: 1000 bytes"):
+        load(folder)
+
+
+@pytest.mark.parametrize("compress", [(), ("replay",)], ids=["plain", "compressed"])
+def test_a_full_disk_is_told_whatever_was_being_written(small_disk, compress):
+    run_dir = RunDir(small_disk)
+    with pytest.raises(OSError, match="No space left on device"):
+        save(run_dir, 1, {"replay": torch.randn(1 << 20)}, keep=1, compress=compress)
+    assert not leftovers(run_dir)
+
+
 def test_a_broken_or_missing_latest_gives_the_newest(run_dir):
     for step in (10, 20):
         save(run_dir, step, {"a": step}, keep=2)

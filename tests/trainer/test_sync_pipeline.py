@@ -61,6 +61,16 @@ def test_a_run_leaves_metrics_checkpoint_and_summary(tmp_path: Path):
     assert load_latest(RunDir(tmp_path)).step == 20
 
 
+def test_checkpoints_carry_the_return_since_the_one_before_and_the_best_stays(tmp_path: Path):
+    run(make_context(tmp_path, "checkpoint.interval=0", "checkpoint.keep=50"))  # whenever the one before is written
+    folders = sorted((tmp_path / "checkpoints").glob("step_*"))
+    scores = [json.loads((folder / "manifest.json").read_text())["score"] for folder in folders]
+    found = [score for score in scores if score is not None]
+    assert len(folders) > 2
+    assert found
+    assert scores[folders.index((tmp_path / "checkpoints" / "best").resolve())] == max(found)
+
+
 def test_the_same_seed_gives_the_same_metrics_and_another_seed_others(tmp_path: Path):
     for name, seed in (("one", 3), ("two", 3), ("three", 4)):
         run(make_context(tmp_path / name, f"seed={seed}"))

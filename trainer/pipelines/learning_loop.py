@@ -48,6 +48,7 @@ from trainer.pipelines.parts import (
 from trainer.pipelines.progress import Mark, resume, save_progress, write_summary
 from trainer.role import RoleContext
 from trainer.run_dir import Phase
+from trainer.saving import BackgroundSaver
 
 log = logging.getLogger(__name__)
 
@@ -89,6 +90,7 @@ class LearningLoop:
         self._permitted = 0.0
         self._policy_version = 0  # of the weights that the newest chunk was begun with
         self._episode_return: float | None = None  # of an evaluation
+        self._saver = BackgroundSaver(context.run_dir, config.checkpoint.keep)
         self._saved_at = time.monotonic()
         self._save_asked = self._stopping = False
         self._progress, self._collector = resume(context.run_dir, self._learner, self._replay)
@@ -122,6 +124,7 @@ class LearningLoop:
         finally:
             self._channel.close()
             metrics.close()
+            self._saver.wait()
 
     def _train(self, metrics: MetricsLogger) -> None:
         config, learner, progress = self._config, self._learner, self._progress
@@ -132,7 +135,7 @@ class LearningLoop:
             progress.seconds = time.monotonic() - started
             self._attend()
             self._stop_if_asked()
-            if time.monotonic() - self._saved_at >= config.checkpoint.interval:
+            if time.monotonic() - self._saved_at >= config.checkpoint.interval and not self._saver.busy:
                 self._ask_to_save()
             if self._learning_since is None and not self._missing():
                 self._learning_since, self._phase = progress.frames, Phase.TRAINING
@@ -288,6 +291,7 @@ class LearningLoop:
             self._wait()
             self._attend()
             self._stop_if_asked()
+        self._saver.wait()
 
     def _ask_to_save(self) -> None:
         """Training may go on until the simulator has said what it needs to go on."""
@@ -314,14 +318,22 @@ class LearningLoop:
 
     def _saved(self, message: Saved) -> None:
         if message.last or not self._stopping:
-            self._save(unpack_state(message.collector))
+            self._save(unpack_state(message.collector), background=not message.last)
         if message.last:
             raise Stopped
 
-    def _save(self, collector: dict[str, Any] | None) -> None:
+    def _save(self, collector: dict[str, Any] | None, *, background: bool = False) -> None:
         phase, self._phase = self._phase, Phase.SAVING
         self._beat()
-        save_progress(self._context.run_dir, self._config, self._learner, self._replay, self._progress, collector)
+        save_progress(
+            self._saver,
+            self._config,
+            self._learner,
+            self._replay,
+            self._progress,
+            collector,
+            background=background,
+        )
         self._saved_at, self._save_asked, self._phase = time.monotonic(), False, phase
 
 

@@ -4,18 +4,37 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from trainer.checkpoint import load_latest, save
+from trainer.checkpoint import load_latest
 from trainer.config import Config
 from trainer.learner import Learner
 from trainer.randomness import random_state, restore_random_state
 from trainer.replay import Replay
 from trainer.run_dir import RunDir, write_atomically
+from trainer.saving import BackgroundSaver
 
 log = logging.getLogger(__name__)
+
+
+@dataclass
+class Mean:
+    """Of numbers that come a few at a time."""
+
+    total: float = 0.0
+    count: int = 0
+
+    def add(self, values: Sequence[float]) -> None:
+        self.total += sum(values)
+        self.count += len(values)
+
+    def pop(self) -> float | None:
+        """The mean, None of nothing; it starts anew."""
+        mean = self.total / self.count if self.count else None
+        self.total, self.count = 0.0, 0
+        return mean
 
 
 @dataclass
@@ -28,6 +47,19 @@ class Progress:
     returns: list[float] = field(default_factory=list)  # of episodes since the last log line
     lengths: list[int] = field(default_factory=list)
     evaluated: list[float] = field(default_factory=list)  # returns of those without noise
+    explored_mean: Mean = field(default_factory=Mean)  # of returns since the last checkpoint
+    evaluated_mean: Mean = field(default_factory=Mean)  # of those without noise
+
+    @staticmethod
+    def of(saved: Mapping[str, Any]) -> Progress:
+        """What `asdict` made of one."""
+        means = {name: Mean(**saved[name]) for name in ("explored_mean", "evaluated_mean")}
+        return Progress(**{**saved, **means})
+
+    def pop_score(self) -> float | None:
+        """How good the policy has been since the last checkpoint: mean return, of episodes without noise if any."""
+        explored, evaluated = self.explored_mean.pop(), self.evaluated_mean.pop()
+        return explored if evaluated is None else evaluated
 
     def count(
         self, frames: int, returns: Sequence[float], lengths: Sequence[int], evaluated: Sequence[float] = ()
@@ -44,6 +76,8 @@ class Progress:
         self.returns += returns
         self.lengths += lengths
         self.evaluated += evaluated
+        self.explored_mean.add(returns)
+        self.evaluated_mean.add(evaluated)
 
     def pop_episodes(self) -> dict[str, float]:
         """Metrics of the episodes since the last call; none where none ended."""
@@ -78,31 +112,40 @@ class Mark:
 
 
 def save_progress(
-    run_dir: RunDir, config: Config, learner: Learner, replay: Replay, progress: Progress, collector: Any
+    saver: BackgroundSaver,
+    config: Config,
+    learner: Learner,
+    replay: Replay,
+    progress: Progress,
+    collector: Any,
+    *,
+    background: bool,
 ) -> None:
     """Write a checkpoint of everything.
 
     Args:
-        run_dir: Of the run.
-        config: `checkpoint` says how many are kept, and whether the replay is part of them.
+        saver: Of the run.
+        config: `checkpoint.replay` says whether the replay is part of it.
         learner: Its weights, optimiser and step.
         replay: Its rows.
         progress: The counts.
         collector: `Collector.state_dict()` as of the replay's last row; None where the environments are to start anew.
+        background: Training goes on while it is written.
 
     Raises:
         NotFinite: The weights are spoilt; nothing was written.
-        OSError: The disk is full or not writable.
+        OSError: The disk is full or not writable, for this checkpoint or the one before it.
     """
+    learnt, score = learner.state_dict(), progress.pop_score()
     parts: dict[str, Any] = {
-        "learner": learner.state_dict(),
+        "learner": learnt,
         "collector": collector,
-        "progress": vars(progress),
+        "progress": asdict(progress),
         "random": random_state(),
     }
     if config.checkpoint.replay:
         parts["replay"] = replay.state_dict()
-    save(run_dir, learner.step, parts, keep=config.checkpoint.keep)
+    saver.save(learner.step, parts, score=score, compress=("replay",), background=background)
 
 
 def resume(run_dir: RunDir, learner: Learner, replay: Replay) -> tuple[Progress, Any]:
@@ -116,7 +159,7 @@ def resume(run_dir: RunDir, learner: Learner, replay: Replay) -> tuple[Progress,
         return Progress(), None
     parts = checkpoint.parts
     learner.load_state_dict(parts["learner"])
-    progress = Progress(**parts["progress"])
+    progress = Progress.of(parts["progress"])
     if "replay" in parts:
         replay.load_state_dict(parts["replay"])
     restore_random_state(parts["random"])

@@ -22,6 +22,7 @@ from trainer.pipelines.parts import (
 from trainer.pipelines.progress import Mark, Progress, resume, save_progress, write_summary
 from trainer.role import RoleContext
 from trainer.run_dir import Phase
+from trainer.saving import BackgroundSaver
 from trainer.simulators import make_simulator
 
 
@@ -45,6 +46,7 @@ class SyncPipeline:
         self._learner = make_learner(config, self._agent, self._replay, self._device)
         self._collector = make_collector(config, self._simulator, self._agent, self._device)
         self._progress = Progress()
+        self._saver = BackgroundSaver(context.run_dir, config.checkpoint.keep)
         self._saved_at = time.monotonic()
 
     def run(self) -> None:
@@ -66,7 +68,7 @@ class SyncPipeline:
             self._train(metrics)
             trained_return = None
             if self._config.eval.episodes:
-                self._save()  # a stop from here on costs the evaluation alone
+                self._save(background=False)  # a stop from here on costs the evaluation alone
                 trained_return = self._evaluate(random=False)
             write_summary(
                 self._context.run_dir,
@@ -78,6 +80,7 @@ class SyncPipeline:
             )
         finally:
             metrics.close()
+            self._saver.wait()
             self._simulator.close()
 
     def _train(self, metrics: MetricsLogger) -> None:
@@ -143,13 +146,20 @@ class SyncPipeline:
 
     def _save_if_due(self) -> None:
         if self._context.should_stop:
-            self._save()
+            self._save(background=False)
             raise Stopped
-        if time.monotonic() - self._saved_at >= self._config.checkpoint.interval:
-            self._save()
+        if time.monotonic() - self._saved_at >= self._config.checkpoint.interval and not self._saver.busy:
+            self._save(background=True)
 
-    def _save(self) -> None:
+    def _save(self, *, background: bool) -> None:
         self._beat(Phase.SAVING)
-        collector = self._collector.state_dict()
-        save_progress(self._context.run_dir, self._config, self._learner, self._replay, self._progress, collector)
+        save_progress(
+            self._saver,
+            self._config,
+            self._learner,
+            self._replay,
+            self._progress,
+            self._collector.state_dict(),
+            background=background,
+        )
         self._saved_at = time.monotonic()
