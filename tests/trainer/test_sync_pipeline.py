@@ -62,7 +62,9 @@ def test_a_run_leaves_metrics_checkpoint_and_summary(tmp_path: Path):
 
 
 def test_checkpoints_carry_the_return_since_the_one_before_and_the_best_stays(tmp_path: Path):
-    run(make_context(tmp_path, "checkpoint.interval=0", "checkpoint.keep=50"))  # whenever the one before is written
+    context = make_context(tmp_path, "checkpoint.keep=50")
+    context.config["checkpoint"]["interval"] = 0  # whenever the one before is written
+    run(context)
     folders = sorted((tmp_path / "checkpoints").glob("step_*"))
     scores = [json.loads((folder / "manifest.json").read_text())["score"] for folder in folders]
     found = [score for score in scores if score is not None]
