@@ -9,11 +9,12 @@ from html.parser import HTMLParser
 import pytest
 
 from orchestrator.report.collect import collect
-from orchestrator.report.curves import band, points_for, read_curve
+from orchestrator.report.curves import METRICS, band, points_for, read_curve
 from orchestrator.report.data import Curve
 from orchestrator.report.page import render, sparkline
 from orchestrator.report.timeline import timeline
 from orchestrator.report.verdict import compact, spread, verdict
+from tests.orchestrator.command_line import REPOSITORY
 from tests.orchestrator.report_runs import SECONDS, START, make_runs
 
 NOW = START + 2000
@@ -259,3 +260,8 @@ def test_runs_that_have_left_nothing_yet_make_a_page(store):
                 path.unlink()
     text = page_of(collect(store, store.list(), "reach", NOW))
     assert "4 of 6 runs succeeded" in text
+
+
+def test_the_page_knows_metrics_that_are_logged_and_no_others():
+    names = set(re.findall(r"^\| `([\w/]+)`", (REPOSITORY / "docs" / "metrics.md").read_text(), re.MULTILINE))
+    assert set(METRICS) <= names
