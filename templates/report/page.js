@@ -251,4 +251,8 @@ filterRows();
 openTarget();
 drawCharts();
 const seconds = Number(document.body.dataset.refresh);
-if (seconds > 0) setInterval(refresh, 1000 * seconds);
+async function keepFresh() {
+  await refresh();
+  setTimeout(keepFresh, 1000 * seconds);
+}
+if (seconds > 0) setTimeout(keepFresh, 1000 * seconds);

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,10 +12,12 @@ from threading import Thread
 from urllib.parse import quote
 
 import pytest
+from PIL import Image
 
 from orchestrator.report.collect import collect
 from orchestrator.report.live import LiveServer
 from orchestrator.report.page import render
+from tests.orchestrator.command_line import REPOSITORY
 from tests.orchestrator.local_runs import eventually
 from tests.orchestrator.report_runs import START, make_runs, write_record
 
@@ -277,3 +281,14 @@ def test_a_live_page_shows_what_is_new_and_keeps_what_was_chosen(look, tmp_path)
         assert column(page, 4) == ["77.0"]
         assert page.locator("#metric").input_value() == "loss/total"
         assert len(column(page, 1)) == 1
+
+
+def test_the_picture_of_the_docs_shows_the_page_in_light_and_dark(address, tmp_path):
+    picture = tmp_path / "report.png"
+    tool = REPOSITORY / "tools" / "report_picture.py"
+    subprocess.run([sys.executable, tool, Path(address.removeprefix("file://")), picture], check=True)
+    image = Image.open(picture).convert("RGB")
+    left, right = image.getpixel((5, 5)), image.getpixel((image.width - 5, 5))
+    assert (sum(left) > 700, sum(right) < 100) == (True, True)
+    assert picture.stat().st_size < 200_000
+    assert (REPOSITORY / "docs" / "report.png").stat().st_size < 200_000
