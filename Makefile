@@ -28,7 +28,7 @@ demo: $(VENV)/run.stamp ## Train a policy for a cart-pole on this machine and wa
 test: $(VENV)/dev.stamp ## All tests that need no root
 	@$(BIN)/pytest -n 2 -m "not services"
 
-test-services: $(VENV)/dev.stamp $(TORCH27)/run.stamp ## Tests that need root, Docker Engine and debootstrap
+test-services: $(VENV)/dev.stamp $(TORCH27)/run.stamp ## Tests that need root, Docker Engine, debootstrap, Slurm and sshd
 	@$(BIN)/pytest -m services tests/services
 
 test-torch27: $(TORCH27)/run.stamp ## The trainer's tests on what Isaac Lab's image has: torch 2.7.0, numpy 1.26

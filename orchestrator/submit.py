@@ -7,6 +7,7 @@ full disk or a kill, submitting the same job again goes on where it stopped.
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,8 +86,11 @@ def _put_in_place(plan: Plan, store: RunStore, registered: Sequence[Registered])
     if not unfinished:
         return
     try:
+        alone = len(unfinished) == 1
         for entry in unfinished:
-            _write_files(entry.record.run_dir, store.pending_files(entry.record.run_id) or {})
+            _write_files(entry.record.run_dir, store.pending_files(entry.record.run_id) or {}, durable=alone)
+        if not alone:
+            os.sync()  # once: the disk takes its time for each file that is waited for, and a sweep has thousands
         store_snapshot(plan.snapshot, plan.home)
         store.enqueue(entry.record.run_id for entry in unfinished)
     except (LongshoreError, OSError) as error:
@@ -97,9 +101,9 @@ def _put_in_place(plan: Plan, store: RunStore, registered: Sequence[Registered])
         raise LongshoreError(f"{plan.plan_id}: {message}") from error
 
 
-def _write_files(run_dir: Path, files: Mapping[str, str]) -> None:
+def _write_files(run_dir: Path, files: Mapping[str, str], *, durable: bool) -> None:
     for name, text in files.items():
-        write_atomically(run_dir / name, text)
+        write_atomically(run_dir / name, text, durable=durable)
 
 
 def _max_parallel(plan: Plan, backend: Backend) -> int | None:

@@ -8,8 +8,9 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import zip_longest
 from shlex import quote
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -59,11 +60,27 @@ class Table:
 
 def show(table: Table, file: TextIO | None = None) -> None:
     """Print a table, to stdout by default; the whole of it where nobody sees how wide it is."""
+    file = file or sys.stdout
+    if not file.isatty():
+        file.writelines(plain_lines(table))
+        return
     from rich.console import Console
 
-    file = file or sys.stdout
-    console = Console(file=file, highlight=False, width=None if file.isatty() else WIDE)
-    console.print(drawn(fitted(table, console.width) if file.isatty() else table))
+    console = Console(file=file, highlight=False)
+    console.print(drawn(fitted(table, console.width)))
+
+
+def plain_lines(table: Table) -> Iterator[str]:
+    """The lines of a table as a program reads them, without the half second that rich takes for five hundred."""
+    rows = [row for row in (table.header, *table.rows) if row]
+    rows = [tuple(" ".join(cell.split("\n")) for cell in row) for row in rows]
+    widths = [max(map(len, column)) for column in zip_longest(*rows, fillvalue="")]
+    for row in rows:
+        cells = (
+            cell.rjust(width) if index in table.right else cell.ljust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=False))
+        )
+        yield "  ".join(cells).rstrip() + "\n"
 
 
 def fitted(table: Table, width: int) -> Table:

@@ -135,8 +135,8 @@ DIE = "die = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)\n"
 FAULTS = {
     "before anything is put in place": "submit._put_in_place = die",
     "in the middle of the files": (
-        "def write(path, text, real=submit.write_atomically):\n"
-        "    real(path, text) if path.name == 'setup-and-run.sh' else die()\n"
+        "def write(path, text, real=submit.write_atomically, **how):\n"
+        "    real(path, text, **how) if path.name == 'setup-and-run.sh' else die()\n"
         "submit.write_atomically = write"
     ),
     "before the snapshot": "submit.store_snapshot = die",

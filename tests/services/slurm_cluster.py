@@ -30,7 +30,7 @@ SlurmctldPort={ctld_port}
 SlurmUser=root
 AuthType=auth/munge
 CryptoType=crypto/munge
-AuthInfo=socket={folder}/munge.socket,cred_expire=3
+AuthInfo=socket={folder}/munge.socket,cred_expire=5
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool-%n
 SlurmctldPidFile={folder}/slurmctld.pid
@@ -132,10 +132,11 @@ class SlurmCluster:
         process.kill()
         process.wait()
         mark = f"SLURMD_NODENAME={node}\0".encode()
-        for entry in Path("/proc").iterdir():
-            with contextlib.suppress(OSError):
-                if entry.name.isdigit() and self._is_of(entry, mark):
-                    os.kill(int(entry.name), signal.SIGKILL)
+        below = [entry for entry in Path("/proc").iterdir() if entry.name.isdigit() and self._is_of(entry, mark)]
+        daemons = {parent for entry in below if (parent := _parent(entry)) and _name(parent) == "slurmstepd"}
+        for entry in (*daemons, *below):  # its daemons first, which would still tell how their processes ended
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(entry.name), signal.SIGKILL)
 
     def stop(self) -> None:
         """End everything; what hangs is killed."""
@@ -158,6 +159,13 @@ class SlurmCluster:
         environment = (process / "environ").read_bytes()
         own = f"SLURM_CONF={self.folder}/slurm.conf\0".encode()
         return mark in environment and own in environment
+
+    def _is_of(self, process: Path, mark: bytes) -> bool:
+        """Whether a process was started by a node of this cluster."""
+        with contextlib.suppress(OSError):
+            environment = (process / "environ").read_bytes()
+            return mark in environment and f"SLURM_CONF={self.folder}/slurm.conf\0".encode() in environment
+        return False
 
     def _configure(self) -> None:
         for name in ("state", "spool-gpu1", "spool-gpu2", "munge"):
@@ -231,3 +239,15 @@ class SlurmCluster:
 def missing() -> list[str]:
     """Programs of it that are not installed."""
     return [name for name in NEEDED if shutil.which(name) is None]
+
+
+def _parent(process: Path) -> Path | None:
+    with contextlib.suppress(OSError):
+        return process.with_name((process / "stat").read_text().rpartition(")")[2].split()[1])
+    return None
+
+
+def _name(process: Path) -> str:
+    with contextlib.suppress(OSError):
+        return (process / "comm").read_text().strip()
+    return ""
