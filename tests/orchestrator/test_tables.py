@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from xml.etree import ElementTree
+
 import pexpect
 import pytest
 
@@ -9,7 +13,7 @@ from orchestrator.follow import live_view
 from orchestrator.states import RunState
 from orchestrator.tables import Table, fitted, heartbeat, runs_table, status_table
 from orchestrator.trend import BLOCKS, ENDED, eta, recent_returns, sparkline, trends
-from tests.orchestrator.command_line import Project
+from tests.orchestrator.command_line import REPOSITORY, Project
 from tests.orchestrator.report_runs import START, make_runs, write_record
 from trainer.run_dir import Phase, RunDir, Status
 
@@ -165,3 +169,16 @@ def test_a_trend_is_shown_on_a_terminal_and_plain_text_elsewhere(tmp_path):
     assert "\x1b" not in piped
     assert not set(piped) & set(BLOCKS)
     assert "42.0" in piped
+
+
+def test_the_picture_of_the_docs_is_drawn_from_the_files_of_runs(tmp_path):
+    make_runs(tmp_path / "runs").close()
+    tool, picture = REPOSITORY / "tools" / "runs_picture.py", tmp_path / "runs.svg"
+    subprocess.run([sys.executable, tool, tmp_path / "runs", picture], check=True)
+    for path in (picture, REPOSITORY / "docs" / "runs.svg"):
+        text = "".join(ElementTree.parse(path).getroot().itertext()).replace("\xa0", " ")
+        assert "$ python orchestrate.py runs" in text
+        assert "RUN" in text
+        assert "ETA" in text
+        assert set(text) & set(BLOCKS)
+        assert "@font-face" not in text
