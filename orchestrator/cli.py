@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator import container_commands, report_command
+from orchestrator import container_commands, report_command, upkeep_commands
 from orchestrator.completion import RunRef, RunRefs
 from orchestrator.errors import LongshoreError, Problem, SpecError, UsageError
 from orchestrator.surroundings import (
@@ -256,6 +256,8 @@ def cancel(
 
 app.command()(container_commands.shell)
 app.command()(report_command.report)
+app.command()(upkeep_commands.resume)
+app.command()(upkeep_commands.watch)
 app.add_typer(container_commands.image, name="image")
 
 

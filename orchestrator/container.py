@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -103,6 +103,17 @@ def container_body(request: LaunchRequest, container: ContainerRequest) -> dict[
             raise UsageError(f"resources.extra.{flag}: docker takes {', '.join(sorted(EXTRA))}")
         (body if flag == "user" else host)[EXTRA[flag]] = value if flag == "pids-limit" else str(value)
     return body
+
+
+def body_of_attempt(body: Mapping[str, Any], request: LaunchRequest, words: Sequence[str]) -> dict[str, Any]:
+    """The same body for another attempt, the request's; `words` are further settings of the trainer."""
+    others = [variable for variable in body["Env"] if not variable.startswith(f"{ATTEMPT_VARIABLE}=")]
+    return {
+        **body,
+        "Cmd": [str(RunDir(request.run_dir).attempt(request.attempt)), "bash", str(request.script), *words],
+        "Env": [*others, f"{ATTEMPT_VARIABLE}={request.attempt}"],
+        "Labels": {**body["Labels"], f"{LABEL}attempt": str(request.attempt)},
+    }
 
 
 def _mounts(request: LaunchRequest, container: ContainerRequest) -> Iterator[dict[str, Any]]:

@@ -6,9 +6,11 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from orchestrator.job import GitSource, PackageSource, PathSource, Setup
 from orchestrator.profile import Profile
+from orchestrator.retry import IN_PLACE, RetryPolicy
 from orchestrator.script import ContainerSetup, Install, ScriptContext
 from orchestrator.spec import JobSpec, train_arguments
 from orchestrator.tasks import simulator_of
@@ -75,7 +77,14 @@ def script_context(
         time_limit=job.resources.time_seconds,
         container=container_setup(job) if contained else None,
         secrets=bool(job.secrets) and job.backend != "local",
+        **({} if job.backend == "slurm" else _retries_in_place(job.retry.policy)),
     )
+
+
+def _retries_in_place(policy: RetryPolicy) -> dict[str, Any]:
+    """The attempts that a script starts by itself: those that it counts by."""
+    names = tuple(name for name in policy.on if name in IN_PLACE)
+    return {"last_attempt": 1 + policy.max, "retry_on": names, "backoff": policy.backoff} if policy.max else {}
 
 
 def in_container(job: JobSpec, profile: Profile) -> bool:

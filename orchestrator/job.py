@@ -50,6 +50,7 @@ from orchestrator.fields import (
 from orchestrator.nodes import Mark, shown
 from orchestrator.overrides import TrainValue, key_error, value_error
 from orchestrator.quantities import duration_seconds, memory_mib
+from orchestrator.retry import RetryPolicy
 
 Backend: TypeAlias = Literal["steve", "slurm", "docker", "local"]
 # Every failure class but `spec`: a wrong job file stays wrong.
@@ -182,6 +183,14 @@ class Retry(Model):
     on: tuple[Retryable, ...] = Field(
         ("preempted", "timeout", "node-failure", "stalled"), description="Failure classes that are retried"
     )
+    backoff: Duration | dict[Retryable, Duration] = Field(
+        "30s", description="Before the second attempt, by failure class too; twice as long before each further one"
+    )
+
+    @property
+    def policy(self) -> RetryPolicy:
+        by_class = self.backoff if isinstance(self.backoff, dict) else dict.fromkeys(self.on, self.backoff)
+        return RetryPolicy(self.max, self.on, {name: float(duration_seconds(by_class[name])) for name in by_class})
 
 
 class Watchdog(Model):

@@ -181,7 +181,11 @@ class _Planner:
             job.secrets,
             job.resources.time_seconds,
             self._container(job, job.image, key) if job.image and in_container(job, self.profile) else None,
-            **(self._batch(job, member.index, here, run_dir.root) if job.backend == "slurm" else {}),
+            **(
+                self._batch(job, member.index, here, run_dir.root)
+                if job.backend == "slurm"
+                else {"retry": job.retry.policy}
+            ),
         )
         launch = self.start(request)
         texts: dict[str, Callable[[], str]] = {

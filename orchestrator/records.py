@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.backends.base import Launch, LaunchRequest, SweepPlace, Upload
+from orchestrator.retry import RetryPolicy
 from orchestrator.states import FailureClass, RunState
 
-VERSION = 1  # of the schema, kept in PRAGMA user_version
+VERSION = 2  # of the schema, kept in PRAGMA user_version
 
 # The one active run of a submission key: what `active` lists is every state but the terminal ones.
 SCHEMA = """
@@ -25,7 +26,7 @@ CREATE TABLE runs (
     key TEXT NOT NULL, state TEXT NOT NULL, failure_class TEXT, message TEXT NOT NULL DEFAULT '',
     run_dir TEXT NOT NULL, attempt INTEGER NOT NULL DEFAULT 0, handle TEXT, claim TEXT,
     cancelling INTEGER NOT NULL DEFAULT 0, launch TEXT NOT NULL, differs TEXT NOT NULL,
-    created REAL NOT NULL, updated REAL NOT NULL
+    created REAL NOT NULL, updated REAL NOT NULL, not_before REAL NOT NULL DEFAULT 0, words TEXT NOT NULL DEFAULT '[]'
 );
 CREATE UNIQUE INDEX active_key ON runs (key)
     WHERE state IN ('planned', 'submitting', 'queued', 'setting-up', 'running', 'requeued');
@@ -45,6 +46,12 @@ CREATE TABLE events (
 CREATE INDEX events_by_run ON events (run_id, sequence);
 """
 
+# From each version to the next.
+MIGRATIONS = {
+    1: "ALTER TABLE runs ADD COLUMN not_before REAL NOT NULL DEFAULT 0;\n"
+    "ALTER TABLE runs ADD COLUMN words TEXT NOT NULL DEFAULT '[]';\n"
+}
+
 
 @dataclass(frozen=True)
 class RunRecord:
@@ -59,6 +66,7 @@ class RunRecord:
         created: Unix seconds, like `updated`, the time of the last change.
         differs: What sets it apart from the other members of its sweep.
         cancelling: Its user asked for its end.
+        words: Further settings of the trainer, for the attempts to come.
     """
 
     run_id: str
@@ -78,6 +86,7 @@ class RunRecord:
     updated: float
     differs: Mapping[str, Any]
     cancelling: bool
+    words: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -124,6 +133,7 @@ def run_record(row: sqlite3.Row) -> RunRecord:
         updated=row["updated"],
         differs=json.loads(row["differs"]),
         cancelling=bool(row["cancelling"]),
+        words=tuple(json.loads(row["words"])),
     )
 
 
@@ -143,6 +153,7 @@ def launch_text(launch: Launch) -> str:
             "container": launch.container,
             "engine": launch.engine,
             "place": None if request.place is None else asdict(request.place),
+            "retry": asdict(request.retry),
             "uploads": [[str(upload.source), str(upload.target), upload.complete] for upload in request.uploads],
         }
     )
@@ -162,9 +173,14 @@ def parse_launch(text: str) -> Launch:
         uploads=tuple(
             Upload(Path(source), Path(target), complete) for source, target, complete in raw.get("uploads", [])
         ),
+        retry=_parse_retry(raw.get("retry", {})),
     )
     commands = tuple(tuple(argv) for argv in raw["commands"])
     return Launch(request, commands, raw["environment"], raw.get("container"), raw.get("engine"))
+
+
+def _parse_retry(raw: Mapping[str, Any]) -> RetryPolicy:
+    return RetryPolicy(raw.get("max", 0), tuple(raw.get("on", ())), raw.get("backoff", {}))
 
 
 def attempt_record(row: sqlite3.Row) -> Attempt:

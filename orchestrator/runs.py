@@ -7,7 +7,7 @@ import json
 import sqlite3
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from orchestrator.backends.base import Launch, Observation
 from orchestrator.errors import LongshoreError, UsageError
 from orchestrator.filesystem import MOUNTS, network_file_system
 from orchestrator.records import (
+    MIGRATIONS,
     SCHEMA,
     VERSION,
     Attempt,
@@ -153,19 +154,21 @@ class RunStore:
             is_gone: Whether a claimer has ended for certain; what it had claimed is given to this one.
             only: Ids of the runs to take from; None for all.
         """
-        waiting = "state = 'queued' AND handle IS NULL"
+        waiting = "state IN ('queued', 'requeued') AND handle IS NULL AND not_before <= ?"
+        now = (self._clock(),)
         with self._explained():
-            if self._db.execute(f"SELECT 1 FROM runs WHERE {waiting} LIMIT 1").fetchone() is None:
+            if self._db.execute(f"SELECT 1 FROM runs WHERE {waiting} LIMIT 1", now).fetchone() is None:
                 return ()
         with self._transaction():
             rows = self._db.execute(
                 "SELECT runs.*, sweeps.max_parallel FROM runs LEFT JOIN sweeps USING (sweep_id) "
-                f"WHERE {waiting} ORDER BY claim IS NULL, sequence"
+                f"WHERE {waiting} ORDER BY claim IS NULL, sequence",
+                now,
             ).fetchall()
             busy = dict(
                 self._db.execute(
                     "SELECT sweep_id, count(*) FROM runs WHERE sweep_id IS NOT NULL AND (state IN ('setting-up', "
-                    "'running', 'requeued') OR (state = 'queued' AND (claim IS NOT NULL OR handle IS NOT NULL))) "
+                    "'running') OR (state IN ('queued', 'requeued') AND (claim IS NOT NULL OR handle IS NOT NULL))) "
                     "GROUP BY sweep_id"
                 ).fetchall()
             )
@@ -209,7 +212,7 @@ class RunStore:
             for run_id, handle in handles.items():
                 self._add_attempt(run_id, attempt, handle)
                 self._db.execute("UPDATE runs SET handle = ?, claim = NULL WHERE run_id = ?", (handle, run_id))
-                if not queues and self._state(run_id) is RunState.QUEUED:
+                if not queues and self._state(run_id) in {RunState.QUEUED, RunState.REQUEUED}:
                     self._move(run_id, RunState.SETTING_UP)
         return self._records(list(handles))
 
@@ -238,11 +241,38 @@ class RunStore:
                     continue
                 if (seen.attempt or 0) > record.attempt:
                     self._add_attempt(run_id, seen.attempt or 0, handle)
-                if new != record.state:
+                    record = self._record(run_id)
+                if new is RunState.FAILED and (delay := self._retry_delay(record, seen)) is not None:
+                    changes.append(self._requeue(record, seen, delay))
+                elif new != record.state:
                     changes.append(self._move(run_id, new, seen))
                 elif new is RunState.QUEUED:  # why it waits changes while it does
                     self._db.execute("UPDATE runs SET message = ? WHERE run_id = ?", (seen.message, run_id))
         return tuple(changes)
+
+    def resume(self, run_id: str, words: Sequence[str]) -> None:
+        """Have a run that has ended go on, in another attempt, as soon as there is a slot.
+
+        Args:
+            run_id: The run.
+            words: Further settings of the trainer, for all attempts to come.
+
+        Raises:
+            UsageError: It has not ended, or another run of the same job is on its way.
+        """
+        with self._transaction():
+            record = self._record(run_id)
+            if record.state not in TERMINAL:
+                raise UsageError(f"{run_id} has not ended: it is {record.state}")
+            last = self.find_by_key(record.key)
+            if last is not None and last.run_id != run_id and last.state not in TERMINAL:
+                raise UsageError(f"{run_id}: {last.run_id} has taken its place, and is {last.state}")
+            self._db.execute(
+                "UPDATE runs SET handle = NULL, claim = NULL, cancelling = 0, not_before = 0, words = ? "
+                "WHERE run_id = ?",
+                (json.dumps([*record.words, *words]), run_id),
+            )
+            self._move(run_id, RunState.REQUEUED, Observation(RunState.REQUEUED, message="resumed by hand"))
 
     def request_cancel(self, run_ids: Iterable[str]) -> tuple[RunRecord, ...]:
         """Note that runs are to end. Those not started yet are `cancelled` at once.
@@ -355,6 +385,30 @@ class RunStore:
         )
         self._db.execute("UPDATE runs SET attempt = ? WHERE run_id = ?", (number, run_id))
 
+    def _retry_delay(self, record: RunRecord, seen: Observation) -> float | None:
+        """Seconds until a failed attempt is followed by another one; None where it is the last. In a transaction."""
+        text = self._db.execute("SELECT launch FROM runs WHERE run_id = ?", (record.run_id,)).fetchone()["launch"]
+        return parse_launch(text).request.retry.delay(seen.failure_class, record.attempt)
+
+    def _requeue(self, record: RunRecord, seen: Observation, delay: float) -> Event:
+        """The next attempt follows after some seconds; inside a transaction."""
+        self._end_attempt(record.run_id, seen, seen.message)
+        self._db.execute(
+            "UPDATE runs SET handle = NULL, claim = NULL, not_before = ? WHERE run_id = ?",
+            (self._clock() + delay, record.run_id),
+        )
+        wait = f" in {delay:.0f} s" if delay else ""
+        message = f"attempt {record.attempt}: {seen.failure_class}: {seen.message}; another one follows{wait}"
+        return self._move(record.run_id, RunState.REQUEUED, Observation(RunState.REQUEUED, message=message))
+
+    def _end_attempt(self, run_id: str, seen: Observation, message: str) -> None:
+        """What became of the current attempt; inside a transaction."""
+        self._db.execute(
+            "UPDATE attempts SET ended = ?, failure_class = ?, exit_code = ?, message = ? "
+            "WHERE run_id = ? AND number = (SELECT attempt FROM runs WHERE run_id = ?)",
+            (self._clock(), seen.failure_class, seen.exit_code, message, run_id, run_id),
+        )
+
     def _move(self, run_id: str, new: RunState, seen: Observation | None = None) -> Event:
         """One checked step of a run, with its event; inside a transaction."""
         old, now = self._state(run_id), self._clock()
@@ -369,11 +423,7 @@ class RunStore:
             (new, failure_class, message, now, run_id),
         )
         if new in TERMINAL:
-            self._db.execute(
-                "UPDATE attempts SET ended = ?, failure_class = ?, exit_code = ?, message = ? "
-                "WHERE run_id = ? AND number = (SELECT attempt FROM runs WHERE run_id = ?)",
-                (now, failure_class, seen.exit_code, message, run_id, run_id),
-            )
+            self._end_attempt(run_id, replace(seen, failure_class=failure_class), message)
         self._db.execute(
             "INSERT INTO events (run_id, time, old, new, message) VALUES (?, ?, ?, ?, ?)",
             (run_id, now, old, new, message),
@@ -413,10 +463,10 @@ class RunStore:
         if version == VERSION:
             return
         with self._transaction():
-            if self._version() == 0:  # nobody else was faster
-                for statement in SCHEMA.split(";\n"):
+            while (version := self._version()) < VERSION:  # nobody else was faster
+                for statement in (MIGRATIONS[version] if version else SCHEMA).split(";\n"):
                     self._db.execute(statement)
-                self._db.execute(f"PRAGMA user_version = {VERSION}")
+                self._db.execute(f"PRAGMA user_version = {version + 1 if version else VERSION}")
 
     def _version(self) -> int:
         return int(self._db.execute("PRAGMA user_version").fetchone()[0])

@@ -80,6 +80,9 @@ class ScriptContext:
         grace: Seconds from TERM to KILL.
         container: None on a plain machine.
         secrets: The backend may hand over secrets through standard input.
+        last_attempt: Number of the last attempt that this script may start; the backend may start further ones.
+        retry_on: Failure classes after which the script starts the next attempt itself, in the same place.
+        backoff: Seconds before that, by failure class; twice as long before each further one.
     """
 
     run_id: str
@@ -95,6 +98,9 @@ class ScriptContext:
     grace: int = GRACE
     container: ContainerSetup | None = None
     secrets: bool = False
+    last_attempt: int = 1
+    retry_on: tuple[str, ...] = ()
+    backoff: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -113,6 +119,7 @@ def render_script(context: ScriptContext) -> str:
     """
     values = {name: getattr(context, name) for name in context.__dataclass_fields__}
     values["environment"] = [Variable(name, value) for name, value in context.environment.items()]
+    values["waits"] = [f"{name}={context.backoff.get(name, 0.0):.0f}" for name in context.retry_on]
     return shell_environment().get_template(TEMPLATE).render(values)
 
 

@@ -90,13 +90,14 @@ def start_queued(
             if missing := [name for name in request.secrets if name not in environment]:
                 raise LongshoreError(f"cannot be started from here: {', '.join(missing)} is not set")
             backend = backend_for(record.backend, record.profile)
-            handles = _launch(backend, [launch for _, launch in claimed], {n: environment[n] for n in request.secrets})
+            launches = [_next(backend, record, launch) for record, launch in claimed]
+            handles = _launch(backend, launches, {name: environment[name] for name in request.secrets})
         except LongshoreError as error:
             for waiting, _ in claimed:
                 store.give_up_start(waiting.run_id, str(error))
             errors.append(error)
             continue
-        for now in store.all_started(handles, request.attempt, queues=backend.queues):
+        for now in store.all_started(handles, launches[0].request.attempt, queues=backend.queues):
             if now.state in TERMINAL:
                 backend.cancel({handles[now.run_id]: now.run_dir}, timedelta(0))  # cancelled while it was being started
     return tuple(errors)
@@ -109,6 +110,13 @@ def _together(claimed: Iterable[tuple[RunRecord, Launch]]) -> list[list[tuple[Ru
         place = launch.request.place
         groups[record.run_id if place is None else place.sweep_id].append((record, launch))
     return list(groups.values())
+
+
+def _next(backend: Backend, record: RunRecord, launch: Launch) -> Launch:
+    """The launch of a run's next attempt."""
+    if record.attempt == 0 and not record.words:
+        return launch
+    return backend.again(launch, record.attempt + 1, record.words)
 
 
 def _launch(backend: Backend, launches: Sequence[Launch], secrets: Mapping[str, str]) -> dict[str, str]:

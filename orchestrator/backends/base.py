@@ -8,6 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
+from orchestrator.retry import RetryPolicy
 from orchestrator.states import FailureClass, RunState
 
 if TYPE_CHECKING:
@@ -104,6 +105,7 @@ class LaunchRequest:
         batch: None where no batch system is asked.
         place: None outside of a sweep, and where the backend starts the runs of one by one.
         uploads: What is copied to the host first; nothing where `run_dir` is this machine's own.
+        retry: When the registry starts another attempt; never where the backend does so itself.
     """
 
     run_id: str
@@ -116,6 +118,7 @@ class LaunchRequest:
     batch: BatchRequest | None = None
     place: SweepPlace | None = None
     uploads: tuple[Upload, ...] = ()
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
 
 
 @dataclass(frozen=True)
@@ -162,6 +165,10 @@ class Backend(Protocol):
 
     def plan(self, request: LaunchRequest) -> Launch:
         """Pure: what `launch` will do."""
+        ...
+
+    def again(self, launch: Launch, attempt: int, words: Sequence[str]) -> Launch:
+        """Pure: the launch of a further attempt, by its number from 1; `words` are further settings of the trainer."""
         ...
 
     def launch(self, launch: Launch, secrets: Mapping[str, str]) -> str:

@@ -16,14 +16,14 @@ import os
 import socket
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from orchestrator.backends.base import Launch, LaunchRequest, Observation
-from orchestrator.container import LABEL, container_body, container_name
+from orchestrator.container import LABEL, body_of_attempt, container_body, container_name
 from orchestrator.engine import address, connected, ensure_image, explain, image_digest
 from orchestrator.errors import BackendError
 from orchestrator.states import FailureClass, RunState
@@ -110,6 +110,11 @@ class DockerBackend:
             engine=request.container.engine,
         )
 
+    def again(self, launch: Launch, attempt: int, words: Sequence[str]) -> Launch:
+        assert launch.container is not None, "made by plan"
+        request = replace(launch.request, attempt=attempt)
+        return replace(launch, request=request, container=body_of_attempt(launch.container, request, words))
+
     def launch(self, launch: Launch, secrets: Mapping[str, str]) -> str:
         import docker
 
@@ -147,12 +152,14 @@ class DockerBackend:
                 states = {entry["Id"]: entry["State"] for entry in listed}
                 for container, handle in ids.items():
                     run_dir = RunDir(handles[handle])
+                    number = _attempt_of(container, run_dir)
                     if states.get(container) in {"created", "running", "paused", "restarting"}:
-                        seen[handle] = Observation(_phase(run_dir, container))
+                        state = RunState.RUNNING if _trained(run_dir, number) else RunState.SETTING_UP
+                        seen[handle] = Observation(state, attempt=number)
                     elif states.get(container) == "removing":
                         continue
                     else:
-                        seen[handle] = outcome(_ended(client, container, run_dir))
+                        seen[handle] = replace(outcome(_ended(client, container, run_dir, number)), attempt=number)
         return seen
 
     def cancel(self, handles: Mapping[str, Path], grace: timedelta) -> None:
@@ -253,10 +260,6 @@ def _attempt_of(container: str, run_dir: RunDir) -> int:
     return next((n for n, record in noted.items() if record.get("id") == container), max(numbers, default=1))
 
 
-def _phase(run_dir: RunDir, container: str) -> RunState:
-    return RunState.RUNNING if _trained(run_dir, _attempt_of(container, run_dir)) else RunState.SETTING_UP
-
-
 def _trained(run_dir: RunDir, number: int) -> bool:
     """Whether the trainer of this attempt has given a sign of life."""
     with contextlib.suppress(ValueError, KeyError, TypeError):
@@ -265,11 +268,10 @@ def _trained(run_dir: RunDir, number: int) -> bool:
     return False
 
 
-def _ended(client: docker.APIClient, container: str, run_dir: RunDir) -> Ended:
-    """How a container ended. What the engine says is noted beside the log, and the container removed."""
+def _ended(client: docker.APIClient, container: str, run_dir: RunDir, number: int) -> Ended:
+    """How an attempt's container ended. What the engine says is noted beside the log, and the container removed."""
     import docker
 
-    number = _attempt_of(container, run_dir)
     path = run_dir.attempt(number) / RECORD
     record = read_json(path) or {"id": container}
     if "state" not in record and run_dir.root.exists():

@@ -14,7 +14,7 @@ import signal
 import socket
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import ClassVar
@@ -123,6 +123,14 @@ class LocalBackend:
             },
         )
 
+    def again(self, launch: Launch, attempt: int, words: Sequence[str]) -> Launch:
+        return replace(
+            launch,
+            request=replace(launch.request, attempt=attempt),
+            commands=(("bash", str(launch.request.script), *words),),
+            environment={**launch.environment, ATTEMPT_VARIABLE: str(attempt)},
+        )
+
     def launch(self, launch: Launch, secrets: Mapping[str, str]) -> str:
         request = launch.request
         attempt = RunDir(request.run_dir).attempt(request.attempt)
@@ -172,7 +180,7 @@ class LocalBackend:
         number = _attempt_of(handle, run_dir)
         if process.is_alive:
             trained = number is not None and _has_status(run_dir, number)
-            return Observation(RunState.RUNNING if trained else RunState.SETTING_UP)
+            return Observation(RunState.RUNNING if trained else RunState.SETTING_UP, attempt=number)
         if number is None:
             return _failed(FailureClass.LOST, None, f"{run_dir.root} is gone or no longer holds the attempt")
         if process.is_here:
@@ -180,7 +188,7 @@ class LocalBackend:
         markers = _read_markers(process, run_dir, number)
         if not process.is_here and markers.exit_code is None and not markers.success and markers.failure is None:
             return None  # it may well be running there
-        return outcome(markers)
+        return replace(outcome(markers), attempt=number)
 
 
 def _read_claim(attempt: Path) -> str | None:

@@ -159,6 +159,12 @@ class SlurmBackend:
         command = (*self._command("sbatch"), "--parsable", *array, str(folder_of(request) / BATCH_SCRIPT))
         return Launch(request, (command,), batch_script=batch_script(request, self.runtime))
 
+    def again(self, launch: Launch, attempt: int, words: Sequence[str]) -> Launch:
+        raise UsageError(
+            f"{launch.request.run_id}: Slurm starts the attempts of a run itself, up to retry.max; after the last one, "
+            "submit the job again"
+        )
+
     def launch(self, launch: Launch, secrets: Mapping[str, str]) -> str:
         return self.launch_sweep([launch], secrets)[launch.request.run_id]
 

@@ -204,7 +204,7 @@ def test_exit_code_zero_without_success_is_never_believed(run_dir: Path):
 def test_the_trainers_own_word_counts_before_the_exit_code(run_dir: Path):
     RunDir(run_dir).write_failure(Failure(FailureClass.OUT_OF_MEMORY, "no memory left", exit_code=1))
     seen = end_of(run_dir, launch(run_dir, "echo 1 >$LONGSHORE_RUN_DIR/attempts/1/exit_code"))
-    assert seen == Observation(RunState.FAILED, FailureClass.OUT_OF_MEMORY, 1, "no memory left")
+    assert seen == Observation(RunState.FAILED, FailureClass.OUT_OF_MEMORY, 1, "no memory left", attempt=1)
 
 
 def test_the_failure_of_an_earlier_attempt_says_nothing_of_this_one(run_dir: Path):

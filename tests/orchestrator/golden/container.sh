@@ -469,6 +469,9 @@ arguments=(
   env.backend=mjlab
 )
 stage=trainer
-status=0
-run_child "${PYTHON[@]}" -m trainer "${arguments[@]}" "$@" || status=$?
+while true; do
+  status=0
+  run_child "${PYTHON[@]}" -m trainer "${arguments[@]}" "$@" || status=$?
+  break
+done
 exit "$status"

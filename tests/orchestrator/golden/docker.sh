@@ -520,6 +520,9 @@ arguments=(
   env.name=Isaac-Ant-v0
 )
 stage=trainer
-status=0
-run_child "${PYTHON[@]}" -m trainer "${arguments[@]}" "$@" || status=$?
+while true; do
+  status=0
+  run_child "${PYTHON[@]}" -m trainer "${arguments[@]}" "$@" || status=$?
+  break
+done
 exit "$status"

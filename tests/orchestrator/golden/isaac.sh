@@ -525,6 +525,9 @@ arguments=(
   seed=0
 )
 stage=trainer
-status=0
-run_child "${PYTHON[@]}" -m trainer "${arguments[@]}" "$@" || status=$?
+while true; do
+  status=0
+  run_child "${PYTHON[@]}" -m trainer "${arguments[@]}" "$@" || status=$?
+  break
+done
 exit "$status"

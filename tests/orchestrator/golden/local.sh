@@ -393,6 +393,9 @@ arguments=(
   env.num_envs=16
 )
 stage=trainer
-status=0
-run_child "${PYTHON[@]}" -m trainer "${arguments[@]}" "$@" || status=$?
+while true; do
+  status=0
+  run_child "${PYTHON[@]}" -m trainer "${arguments[@]}" "$@" || status=$?
+  break
+done
 exit "$status"

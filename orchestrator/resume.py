@@ -1,0 +1,65 @@
+"""Have runs that have ended go on, from their newest checkpoint or another one of theirs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from orchestrator.errors import UsageError
+from orchestrator.overrides import override_words
+from orchestrator.runs import RunRecord, RunStore
+from orchestrator.spec import load_job
+from orchestrator.states import TERMINAL, RunState
+from trainer.run_dir import RunDir
+
+
+def resume(store: RunStore, record: RunRecord, settings: Sequence[str], checkpoint: str | None) -> None:
+    """Put a run that has ended back into the queue.
+
+    Args:
+        store: The registry.
+        record: The run.
+        settings: Trainer settings `KEY=VALUE` for it from now on.
+        checkpoint: Of the run, to go on from: a name in its `checkpoints/`, or a path. None for the newest.
+
+    Raises:
+        UsageError: It has not ended, has succeeded and gets nothing more to do, or has no such checkpoint.
+        SpecError: A setting is wrong.
+    """
+    run_dir = RunDir(record.run_dir)
+    if record.backend == "slurm":
+        raise UsageError(f"{record.run_id}: Slurm starts the attempts of a run itself; submit the job again")
+    if record.state not in TERMINAL:
+        raise UsageError(f"{record.run_id} has not ended: it is {record.state}")
+    if record.state is RunState.SUCCEEDED and not settings:
+        raise UsageError(f"{record.run_id} has succeeded; give it more to do: optimization.total_optim_steps=NUMBER")
+    words = _words(run_dir, settings)
+    folder = None if checkpoint is None else _checkpoint(run_dir, checkpoint)
+    store.resume(record.run_id, words)
+    if folder is not None:
+        _go_back(run_dir, folder)
+    run_dir.success.unlink(missing_ok=True)  # the trainer starts nothing where it is
+
+
+def _words(run_dir: RunDir, settings: Sequence[str]) -> tuple[str, ...]:
+    """Settings as the trainer takes them, checked against the run's own job."""
+    if not settings:
+        return ()
+    train = load_job(run_dir.job, overrides=settings).train
+    return override_words({key: train[key] for key in dict.fromkeys(word.partition("=")[0] for word in settings)})
+
+
+def _checkpoint(run_dir: RunDir, name: str) -> Path:
+    folder = (run_dir.checkpoints / name).resolve()  # a path stays what it is
+    if folder.parent != run_dir.checkpoints.resolve() or not folder.is_dir():
+        names = sorted(path.name for path in run_dir.checkpoints.glob("step_*")) or ["none"]
+        raise UsageError(f"--from {name}: {run_dir.root.name} has no such checkpoint; it has {', '.join(names)}")
+    return folder
+
+
+def _go_back(run_dir: RunDir, folder: Path) -> None:
+    """What `latest` points to is where the trainer goes on."""
+    link = run_dir.checkpoints / ".tmp-latest"
+    link.unlink(missing_ok=True)
+    link.symlink_to(folder.name)
+    link.replace(run_dir.checkpoints / "latest")

@@ -1,0 +1,73 @@
+"""Commands that keep long runs going: `resume` and `watch`."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Annotated
+
+import typer
+
+from orchestrator.completion import RunRef
+from orchestrator.errors import LongshoreError
+from orchestrator.surroundings import backend_for, existing_store, open_store, refresh, resolve, say
+
+
+def resume(
+    ref: RunRef,
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="Trainer settings from now on.", show_default=False),
+    ] = None,
+    checkpoint: Annotated[
+        str | None, typer.Option("--from", metavar="CHECKPOINT", help="One of the run's: step_00001000, best.")
+    ] = None,
+) -> int:
+    """Have a run that has ended go on, from its newest checkpoint; of a sweep, the runs that did not succeed."""
+    from orchestrator.resume import resume as put_back
+    from orchestrator.states import RunState
+    from orchestrator.watch import start_queued
+
+    store = existing_store(ref)
+    refresh(store)
+    records = resolve(store, [ref])
+    if len(records) > 1:
+        records = [record for record in records if record.state in {RunState.FAILED, RunState.CANCELLED}]
+        if not records:
+            say("every run of it has succeeded or is on its way")
+    for record in records:
+        put_back(store, record, settings or (), checkpoint)
+    ids = [record.run_id for record in records]
+    errors = start_queued(store, backend_for, os.environ, only=ids)
+    for run_id in ids:
+        now = store.get(run_id)
+        print(f"{run_id} {now.state}" + (f": attempt {now.attempt}" if now.handle else ""))
+    if errors:
+        raise errors[0]
+    return 0
+
+
+def watch(
+    interval: Annotated[float, typer.Option(metavar="SECONDS", min=1.0, help="Between two looks.")] = 30.0,
+    notify: Annotated[
+        str | None,
+        typer.Option(metavar="COMMAND", help="Run for each change, with LONGSHORE_RUN_ID, _STATE and _MESSAGE set."),
+    ] = None,
+) -> int:
+    """Look after all runs until it is interrupted: start, retry, tell. `status` does the same whenever it is called."""
+    from orchestrator.notify import tell
+    from orchestrator.watch import refresh as ask_backends
+
+    store = open_store()
+    say(f"watching {store.home}, every {interval:g} s")
+    while True:
+        try:
+            changes = ask_backends(store, backend_for)
+        except LongshoreError as error:  # a cluster that does not answer now will do so later
+            say(f"error: {error}")
+            changes = ()
+        for change in changes:
+            print(f"{change.run_id} {change.new}" + (f": {change.message}" if change.message else ""), flush=True)
+            if notify is not None:
+                tell(notify, change)
+        time.sleep(interval)
