@@ -258,6 +258,7 @@ app.command()(container_commands.shell)
 app.command()(report_command.report)
 app.command()(upkeep_commands.resume)
 app.command()(upkeep_commands.watch)
+app.command()(upkeep_commands.prune)
 app.add_typer(container_commands.image, name="image")
 
 

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import sqlite3
-import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.backends.base import Launch, Observation
 from orchestrator.errors import LongshoreError, UsageError
-from orchestrator.filesystem import MOUNTS, network_file_system
 from orchestrator.records import (
-    MIGRATIONS,
-    SCHEMA,
-    VERSION,
     Attempt,
     Event,
     RunRecord,
@@ -28,6 +21,7 @@ from orchestrator.records import (
     run_record,
 )
 from orchestrator.references import listed, match_reference
+from orchestrator.registry import Registry
 from orchestrator.states import TERMINAL, RunState, Verdict, judge, may_follow, next_state
 from trainer.run_dir import ExitCode
 
@@ -35,10 +29,6 @@ if TYPE_CHECKING:
     from orchestrator.plan import Plan, PlannedRun
 
 __all__ = ["Attempt", "Event", "Registered", "RunRecord", "RunStore"]
-
-REGISTRY = "registry.sqlite3"
-JOURNAL_TIMEOUT = 15.0  # seconds to wait for all others to let go of the file, on its first use or after a move
-BUSY_TIMEOUT = 60.0  # seconds that a writer waits for its turn; each of them holds the file for milliseconds
 
 
 @dataclass(frozen=True)
@@ -50,46 +40,8 @@ class Registered:
     verdict: Verdict
 
 
-class RunStore:
-    """The registry of one folder of runs.
-
-    Attributes:
-        home: That folder; run directories and the registry lie in it.
-        warnings: What its user should know of where it lies.
-    """
-
-    def __init__(self, home: Path, *, clock: Callable[[], float] = time.time, mounts: str | None = None) -> None:
-        """Open the registry, or make it.
-
-        Args:
-            home: Folder of all runs.
-            clock: Gives unix seconds.
-            mounts: The machine's table of mounts; read from /proc by default.
-
-        Raises:
-            LongshoreError: It cannot be read or written, or a newer version wrote it.
-        """
-        self.home = home
-        self.path = home / REGISTRY
-        self._clock = clock
-        table = MOUNTS.read_text(encoding="utf-8", errors="replace") if mounts is None else mounts
-        kind = network_file_system(home.resolve(), table)
-        self.warnings: tuple[str, ...] = ()
-        if kind is not None:
-            self.warnings = (
-                f"{home} is on a network file system ({kind}), where SQLite's write-ahead log is unsafe: the registry "
-                "uses a rollback journal instead; set LONGSHORE_HOME to a disk of this machine if it gets slow",
-            )
-        with self._explained():
-            home.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT, isolation_level=None)
-            self._db.row_factory = sqlite3.Row
-            self._set_journal("wal" if kind is None else "delete")
-            self._db.execute("PRAGMA foreign_keys = ON")
-            self._migrate()
-
-    def close(self) -> None:
-        self._db.close()
+class RunStore(Registry):
+    """The runs of one folder; their directories lie in it too."""
 
     def add_plan(self, plan: Plan, *, again: bool = False, max_parallel: int | None = None) -> tuple[Registered, ...]:
         """Register a plan's runs as `submitting`, in one step: all of them, or none where it fails.
@@ -274,6 +226,18 @@ class RunStore:
             )
             self._move(run_id, RunState.REQUEUED, Observation(RunState.REQUEUED, message="resumed by hand"))
 
+    def forget(self, run_id: str) -> bool:
+        """Take a run that has ended out of the registry; whether it was."""
+        with self._transaction():
+            if self._record(run_id).state not in TERMINAL:
+                return False
+            for table in ("pending_files", "attempts", "events", "runs"):
+                self._db.execute(f"DELETE FROM {table} WHERE run_id = ?", (run_id,))
+            self._db.execute(
+                "DELETE FROM sweeps WHERE sweep_id NOT IN (SELECT sweep_id FROM runs WHERE sweep_id NOTNULL)"
+            )
+        return True
+
     def request_cancel(self, run_ids: Iterable[str]) -> tuple[RunRecord, ...]:
         """Note that runs are to end. Those not started yet are `cancelled` at once.
 
@@ -441,55 +405,6 @@ class RunStore:
         query = "SELECT * FROM runs WHERE run_id IN (SELECT value FROM json_each(?)) ORDER BY sequence"
         with self._explained():
             return tuple(run_record(row) for row in self._db.execute(query, (json.dumps(run_ids),)))
-
-    def _set_journal(self, mode: str) -> None:
-        """Changing the journal mode does not wait for other processes by itself."""
-        deadline = time.monotonic() + JOURNAL_TIMEOUT
-        while True:
-            try:
-                if self._db.execute(f"PRAGMA journal_mode = {mode}").fetchone()[0] == mode:
-                    return
-            except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
-                    raise
-            if time.monotonic() > deadline:
-                raise LongshoreError(f"{self.path}: other processes keep the registry busy")
-            time.sleep(0.02)
-
-    def _migrate(self) -> None:
-        version = self._version()
-        if version > VERSION:
-            raise LongshoreError(f"{self.path} has version {version}, this one knows {VERSION}: update longshore")
-        if version == VERSION:
-            return
-        with self._transaction():
-            while (version := self._version()) < VERSION:  # nobody else was faster
-                for statement in (MIGRATIONS[version] if version else SCHEMA).split(";\n"):
-                    self._db.execute(statement)
-                self._db.execute(f"PRAGMA user_version = {version + 1 if version else VERSION}")
-
-    def _version(self) -> int:
-        return int(self._db.execute("PRAGMA user_version").fetchone()[0])
-
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[None]:
-        """All that happens inside, or nothing; others wait meanwhile."""
-        with self._explained():
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-                self._db.execute("COMMIT")
-            except BaseException:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-                raise
-
-    @contextlib.contextmanager
-    def _explained(self) -> Iterator[None]:
-        try:
-            yield
-        except (sqlite3.Error, OSError) as error:
-            raise LongshoreError(f"{self.path}: {error}") from error
 
 
 def _is_news(record: RunRecord, seen: Observation) -> bool:

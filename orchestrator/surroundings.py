@@ -142,7 +142,7 @@ def home() -> Path:
 
 def has_runs() -> bool:
     """Whether anything was submitted from here yet."""
-    from orchestrator.runs import REGISTRY
+    from orchestrator.registry import REGISTRY
 
     return (home() / REGISTRY).exists()
 

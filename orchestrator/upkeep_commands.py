@@ -1,4 +1,4 @@
-"""Commands that keep long runs going: `resume` and `watch`."""
+"""Commands that keep long runs going, and the disk from filling up: `resume`, `watch` and `prune`."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from orchestrator.completion import RunRef
-from orchestrator.errors import LongshoreError
-from orchestrator.surroundings import backend_for, existing_store, open_store, refresh, resolve, say
+from orchestrator.errors import LongshoreError, UsageError
+from orchestrator.surroundings import backend_for, existing_store, has_runs, open_store, refresh, resolve, say
 
 
 def resume(
@@ -44,6 +44,46 @@ def resume(
         print(f"{run_id} {now.state}" + (f": attempt {now.attempt}" if now.handle else ""))
     if errors:
         raise errors[0]
+    return 0
+
+
+def prune(
+    older: Annotated[str | None, typer.Option(metavar="TIME", help="Ended this long ago: 30d, 12h.")] = None,
+    state: Annotated[
+        list[str] | None, typer.Option(metavar="STATE", help="Ended so: succeeded, failed or cancelled.")
+    ] = None,
+    larger: Annotated[str | None, typer.Option(metavar="SIZE", help="At least this large: 500M, 10G.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Remove them.")] = False,
+) -> int:
+    """List runs that could go, the oldest first; --yes removes them, from the disk and from the registry."""
+    from orchestrator.prune import candidates, remove
+    from orchestrator.quantities import duration_seconds, memory_mib
+    from orchestrator.states import TERMINAL
+
+    names = [str(known) for known in sorted(TERMINAL)]
+    if wrong := [name for name in state or () if name not in names]:
+        raise UsageError(f"--state: {wrong[0]!r} is none of {', '.join(names)}")
+    if not has_runs():
+        return 0
+    store = open_store()
+    refresh(store)
+    try:
+        chosen = candidates(
+            store.list(),
+            time.time(),
+            older=duration_seconds(older) if older else 0.0,
+            states={known for known in TERMINAL if not state or str(known) in state},
+            larger=(memory_mib(larger) << 20) if larger else 0,
+        )
+    except ValueError as error:
+        raise UsageError(f"--older or --larger: {error}") from None
+    for candidate in chosen:
+        print(f"{candidate.record.run_id} {candidate.record.state} {candidate.size / 1e6:,.1f} MB")
+    total = f"{len(chosen)} runs, {sum(candidate.size for candidate in chosen) / 1e9:,.2f} GB"
+    if not yes:
+        say(f"{total}; --yes removes them")
+        return 0
+    say(f"{len(remove(store, chosen))} of {total} removed")
     return 0
 
 

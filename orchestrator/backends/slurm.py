@@ -246,7 +246,10 @@ class SlurmBackend:
             return entries, True
         done = self._run(*SACCT, f"--jobs={','.join(job_numbers(missing))}")
         if done.exit_code == 0:
-            return {**parse_sacct(done.stdout), **entries}, True
+            known = parse_sacct(done.stdout).items()
+            # Tasks of an array that are cancelled before their start vanish; accounting goes on calling them pending.
+            gone = {job: Entry("CANCELLED") for job, entry in known if STATES.get(entry.state) is RunState.QUEUED}
+            return {**dict(known), **gone, **entries}, True
         return entries, any(word in done.stderr for word in NO_ACCOUNTING[:1])
 
     def _active(self, handles: Sequence[str]) -> list[str]:
