@@ -99,6 +99,8 @@ def outcome(entry: Entry | None, markers: Markers) -> Observation:
         failure = markers.failure
         return Observation(RunState.FAILED, failure.failure_class, code, failure.message, markers.attempt)
     code = code if markers.exit_code is None else markers.exit_code  # the script's own word is the better one
+    if code is None and entry is None and markers.attempt is None:  # as a task of an array vanishes
+        return Observation(RunState.CANCELLED, message="taken out of Slurm's queue before it started")
     if code is None and entry is None:
         message = "Slurm does not know its job any more, and it left no word"
         return Observation(RunState.FAILED, FailureClass.LOST, None, message, markers.attempt)

@@ -152,7 +152,7 @@ def test_before_the_time_limit_a_checkpoint_is_saved_and_attempt_2_goes_on_from_
     project.trains(run, attempt=2, seconds=150)
     first, second = project.log(run, 1), project.log(run, 2)
     assert "timeout: asking Slurm for another attempt" in first
-    assert "checkpoint" in second
+    assert "resuming from step" in second
     found = project.finish(run, 1, 150)
     assert (found["state"], found["failure_class"]) == ("failed", "timeout"), project.log(run)
     assert found["attempt"] == 2
