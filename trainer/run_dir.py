@@ -123,6 +123,11 @@ class RunDir:
         return self.root / "config.yaml"
 
     @property
+    def interface(self) -> Path:
+        """What a policy of the run is given and gives, as the simulator says."""
+        return self.root / "interface.json"
+
+    @property
     def status(self) -> Path:
         return self.root / "status.json"
 

@@ -10,6 +10,7 @@ from trainer.exchange.channel import Channel
 from trainer.exchange.chunks import ChunkWriter
 from trainer.exchange.slots import Accepted, Filled, Freed
 from trainer.exchange.weights import WeightReader
+from trainer.interface import write_interface
 from trainer.pipelines import tree
 from trainer.pipelines.messages import (
     Chunk,
@@ -57,6 +58,7 @@ class SimulationLoop:
         self._device, _ = choose_devices(config)
         use_device(self._device)
         self._simulator = make_simulator(config.env, config.seed, self._device)
+        write_interface(context.run_dir, self._simulator)
         observation, action = self._simulator.observation, self._simulator.action
         channel.send(Hello(observation, action, self._simulator.max_return))
         self._agent = make_agent(config, observation, action, self._device).requires_grad_(False)

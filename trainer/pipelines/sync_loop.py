@@ -7,6 +7,7 @@ import time
 from trainer.collection import evaluate
 from trainer.config import Config
 from trainer.errors import ConfigError, Stopped
+from trainer.interface import write_interface
 from trainer.metrics import MetricsLogger
 from trainer.pipelines.parts import (
     EVALUATION_STREAM,
@@ -40,6 +41,7 @@ class SyncPipeline:
             )
         self._device = choose_device(config.device)
         self._simulator = make_simulator(config.env, config.seed, self._device)
+        write_interface(context.run_dir, self._simulator)
         spaces = self._simulator.observation, self._simulator.action
         self._agent = make_agent(config, *spaces, self._device)
         self._replay = make_replay(config, self._agent, *spaces, self._device)

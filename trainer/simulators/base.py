@@ -25,6 +25,15 @@ class Step(NamedTuple):
     is_terminal: Tensor  # … by termination, not by a time limit, bool [N]
 
 
+class Control(NamedTuple):
+    """What an agent's actions, within [-1, 1], are to the task; for who takes a policy out of the trainer."""
+
+    period: float  # seconds from one action to the next
+    low: tuple[float, ...]  # the task's own action where the agent's is -1, one number an axis
+    high: tuple[float, ...]  # … where it is 1; linear in between
+    joints: tuple[str, ...] | None  # what each axis moves, None where the task does not tell
+
+
 class Simulator(Protocol):
     """N environments that reset themselves.
 
@@ -33,12 +42,14 @@ class Simulator(Protocol):
         observation: Keys of the observations: vectors are float32 `[O]`, images uint8 `[H, W, C]`.
         action: Width of the action.
         max_return: Largest possible return of an episode where the task has one that is known, for the summary.
+        control: What actions are to the task; None where there is nothing to control outside of the simulator.
     """
 
     environments: int
     observation: Mapping[str, Space]
     action: int
     max_return: float | None
+    control: Control | None
 
     def reset(self) -> Mapping[str, Tensor]:
         """Begin an episode in every environment; returns the observations, `[N, …]` of each key."""

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from trainer.config import Config
 from trainer.errors import ConfigError
-from trainer.simulators.base import Space, Step
+from trainer.simulators.base import Control, Space, Step
 
 TASKS = ("Debug-Reach",)
 KEY = "policy"
@@ -29,6 +29,7 @@ class DebugSimulator:
     observation: Mapping[str, Space] = {KEY: Space((3,))}  # position and the share of the episode that has passed
     action = 2
     max_return: float | None = None
+    control: Control | None = None
 
     def __init__(self, config: Config, seed: int, device: torch.device) -> None:
         if config.name not in TASKS:

@@ -18,7 +18,7 @@ from torch import Tensor
 from trainer.config import Config
 from trainer.errors import ConfigError
 from trainer.simulators import isaaclab_app
-from trainer.simulators.base import Space, Step
+from trainer.simulators.base import Control, Space, Step
 from trainer.simulators.isaaclab_camera import add_camera, read_camera
 from trainer.simulators.isaaclab_config import configure, import_packages, task_config
 from trainer.simulators.observations import PIXELS, check_groups, chosen_groups, own, picked, spaces_of
@@ -68,6 +68,8 @@ class IsaacLabSimulator:
         self.environments = config.num_envs
         self.observation: Mapping[str, Space] = spaces_of(self.reset())  # a space does not tell bytes from floats
         self.action = len(self._scale)
+        low, high = self._shift - self._scale, self._shift + self._scale
+        self.control: Control | None = Control(self._raw.step_dt, tuple(low.tolist()), tuple(high.tolist()), None)
 
     def reset(self) -> dict[str, Tensor]:
         observation, _ = self._raw.reset()

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from trainer.config import Config
 from trainer.errors import ConfigError
-from trainer.simulators.base import Space, Step
+from trainer.simulators.base import Control, Space, Step
 from trainer.simulators.observations import PIXELS, check_groups, chosen_groups, own, picked
 
 GROUP = "actor"  # of observations, in all of mjlab's tasks
@@ -65,6 +65,10 @@ class MjlabSimulator:
             self.observation[PIXELS] = Space((camera.height, camera.width, 3), torch.uint8)
         self.action = self._env.action_spec.shape[-1]
         self._limit = config.action_limit
+        bound = (float(self._limit),) * self.action
+        self.control: Control | None = Control(
+            self._raw.step_dt, tuple(-limit for limit in bound), bound, _targets(self._raw.action_manager)
+        )
         bounded = config.name in BOUNDED_REWARDS
         self.max_return: float | None = self._raw.cfg.episode_length_s if bounded else None
 
@@ -91,6 +95,21 @@ class MjlabSimulator:
         if self._camera is not None:
             seen[PIXELS] = own(self._raw.scene[self._camera].data.rgb)  # its group has it as floats, [N, C, H, W]
         return seen
+
+
+def _targets(manager: Any) -> tuple[str, ...] | None:
+    """Names of the joints (tendons, sites) that the axes of an action move, in their order.
+
+    None where a term of the action moves something else by several axes, as inverse kinematics does.
+    """
+    names: list[str] = []
+    for name in manager.active_terms:
+        term = manager.get_term(name)
+        targets = getattr(term, "target_names", ())
+        if len(targets) != term.action_dim:
+            return None
+        names += targets
+    return tuple(names)
 
 
 def _camera(sensors: Sequence[Any], task: str) -> Any:
