@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sqlite3
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -23,7 +24,7 @@ from orchestrator.records import (
 from orchestrator.references import listed, match_reference
 from orchestrator.registry import Registry
 from orchestrator.states import TERMINAL, RunState, Verdict, judge, may_follow, next_state
-from trainer.run_dir import ExitCode
+from trainer.run_dir import ExitCode, RunDir
 
 if TYPE_CHECKING:
     from orchestrator.plan import Plan, PlannedRun
@@ -192,7 +193,7 @@ class RunStore(Registry):
                 if record.handle != handle:
                     continue
                 if (seen.attempt or 0) > record.attempt:
-                    self._add_attempt(run_id, seen.attempt or 0, handle)
+                    self._catch_up(record, seen.attempt or 0, handle)
                     record = self._record(run_id)
                 if new is RunState.FAILED and (delay := self._retry_delay(record, seen)) is not None:
                     changes.append(self._requeue(record, seen, delay))
@@ -348,6 +349,17 @@ class RunStore(Registry):
             (run_id, number, handle, now),
         )
         self._db.execute("UPDATE runs SET attempt = ? WHERE run_id = ?", (number, run_id))
+
+    def _catch_up(self, record: RunRecord, attempt: int, handle: str) -> None:
+        """Attempts up to the one that is seen now have begun without this side; inside a transaction."""
+        for number in range(record.attempt, attempt):
+            failure = None
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+                failure = RunDir(record.run_dir).read_failure(number)
+            if failure is not None:
+                seen = Observation(RunState.FAILED, failure.failure_class, failure.exit_code, failure.message)
+                self._end_attempt(record.run_id, seen, failure.message)
+            self._add_attempt(record.run_id, number + 1, handle)
 
     def _retry_delay(self, record: RunRecord, seen: Observation) -> float | None:
         """Seconds until a failed attempt is followed by another one; None where it is the last. In a transaction."""

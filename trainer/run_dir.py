@@ -198,8 +198,9 @@ class RunDir:
         raw["class"] = raw.pop("failure_class")
         write_atomically(self.failure, json.dumps(raw, indent=2))
 
-    def read_failure(self) -> Failure | None:
-        raw = read_json(self.failure)
+    def read_failure(self, attempt: int | None = None) -> Failure | None:
+        """Why the last attempt failed, or one before it that was followed by another in the same place."""
+        raw = read_json(self.failure if attempt is None else self.attempt(attempt) / self.failure.name)
         if raw is None:
             return None
         raw = dict(raw)

@@ -231,7 +231,9 @@ def failure(home: Path, attempt: int) -> Mapping[str, object]:
 def test_the_script_tries_again_in_the_same_process_and_the_registry_knows(store: RunStore, home: Path):
     run_in_place(home, ["stalled", "nan", "success"], store)
     record = until(store, RunState.SUCCEEDED)
-    assert (record.attempt, len({attempt.handle for attempt in store.attempts("demo-1")})) == (3, 1)
+    attempts = store.attempts("demo-1")
+    assert (record.attempt, len({attempt.handle for attempt in attempts})) == (3, 1)
+    assert [attempt.failure_class for attempt in attempts] == [FailureClass.STALLED, FailureClass.NAN, None]
     run_dir = RunDir(home / "demo-1")
     assert run_dir.attempts() == [1, 2, 3]
     logs = [(run_dir.attempt(number) / "log.txt").read_text() for number in (1, 2, 3)]

@@ -1,0 +1,140 @@
+"""Runs that things go wrong with: `python -m tests.chaos [--write] [PATTERN]`.
+
+Each fault meets a run of its own, with real processes, started and looked at by the command line. For each it is told
+which failure class was recorded, how many optimiser steps were done twice, whether anything was left running, and
+whether the registry and the learning curve are whole. `--write` keeps that as benchmarks/results/reliability.json and
+writes docs/reliability.md from it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.results import RESULTS, write_result
+from tests.chaos.faults import Fault, faults, small_disk
+from tests.chaos.subject import INTERVAL, Subject
+
+DISK = 48  # megabytes of each run's disk
+PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
+INTRODUCTION = """\
+# Reliability
+
+`make chaos` writes this page. Each line is one run of the debug simulator on this machine, with real processes,
+submitted and looked at by the command line; `retry` allows four further attempts, and a checkpoint is taken every
+second. In every line the run went on by itself, nothing of it was left running, the registry was intact, and its curve
+had every point once. "Done twice" counts the optimiser steps between the fault and the checkpoint that the next attempt
+went on from.
+"""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What became of a run.
+
+    Attributes:
+        fault: What went wrong.
+        classes: Of the attempts before the last one.
+        attempts: Starts of the run.
+        state: How it ended.
+        lost: Optimiser steps that were done twice.
+        allowed: How many that may be: those of a checkpoint interval, or two.
+        problems: What should not be; empty where all is well.
+    """
+
+    fault: str
+    classes: tuple[str | None, ...]
+    attempts: int
+    state: str
+    lost: int
+    allowed: int
+    problems: tuple[str, ...]
+
+
+def examine(fault: Fault) -> Finding:
+    """Make a run, make it go wrong, and look at what is left."""
+    with tempfile.TemporaryDirectory(prefix="chaos") as name:
+        folder = Path(name)
+        home = folder / "runs"
+        home.mkdir()
+        mounted = os.geteuid() == 0
+        if mounted:
+            small_disk(home, DISK)
+        run = Subject(folder, home)
+        try:
+            return _examine(fault, run)
+        except Exception:
+            return Finding(fault.name, (), 0, "unknown", 0, 0, (traceback.format_exc(limit=3),))
+        finally:
+            run.end()
+            if mounted:
+                subprocess.run(["umount", "--lazy", str(home)], check=True)
+
+
+def _examine(fault: Fault, run: Subject) -> Finding:
+    step = fault.make(run)
+    status = run.finish()
+    resumed = run.resumed_at()
+    lost = max(0, step - resumed[0]) if step and resumed else 0
+    # An interval, writing what it asked for, and the second that status.json may lag behind.
+    allowed = math.ceil((INTERVAL + 2.0) * run.fastest()) * (2 if fault.loses_checkpoint else 1)
+    classes = tuple(attempt["failure_class"] for attempt in status["attempts"])
+    before = classes if fault.state == "failed" else classes[:-1]
+    problems = []
+    if status["state"] != fault.state:
+        problems.append(f"ended as {status['state']}: {status['message']}")
+    if wrong := [one for one in before if one not in fault.classes]:
+        problems.append(f"class {wrong[0]}")
+    if lost > allowed:
+        problems.append(f"{lost} steps done twice, {allowed} allowed")
+    time.sleep(1.0)  # what has been killed needs a moment
+    if left := run.processes():
+        problems.append(f"{len(left)} processes left")
+    if not run.registry_is_sound():
+        problems.append("registry damaged")
+    if fault.state == "succeeded" and not run.curve_is_whole():
+        problems.append("the curve has gaps or repetitions")
+    return Finding(fault.name, before, len(classes), status["state"], lost, allowed, tuple(problems))
+
+
+def table(findings: Sequence[Finding]) -> str:
+    """Findings as Markdown."""
+    lines = ["| fault | attempts | recorded as | ended as | done twice |", "|---|---:|---|---|---:|"]
+    for found in findings:
+        classes = ", ".join(dict.fromkeys(str(one) for one in found.classes if one)) or "–"
+        lines.append(f"| {found.fault} | {found.attempts} | {classes} | {found.state} | {found.lost} |")
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Examine the faults whose name holds a pattern, all by default; 1 where anything is as it should not be."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("pattern", nargs="?", default="")
+    parser.add_argument("--write", action="store_true", help="keep the result, and write docs/reliability.md")
+    options = parser.parse_args(arguments)
+    chosen = [fault for fault in faults() if options.pattern in fault.name]
+    findings = []
+    with ThreadPoolExecutor(max_workers=max(2, (os.cpu_count() or 2) // 2)) as pool:
+        for found in pool.map(examine, chosen):
+            findings.append(found)
+            print(f"{'FAIL' if found.problems else 'ok  '} {found.fault}: {found.attempts} attempts", flush=True)
+            for problem in found.problems:
+                print(f"     {problem}", flush=True)
+    if options.write and not any(found.problems for found in findings):
+        write_result(RESULTS / "reliability.json", findings, ())
+        PAGE.write_text(f"{INTRODUCTION}\n{table(findings)}\n", encoding="utf-8")
+    return int(any(found.problems for found in findings))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,200 @@
+"""What can go wrong with a run, each as a function that makes it go wrong."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from orchestrator.registry import REGISTRY
+from tests.chaos.subject import ROLES, Subject, eventually
+
+EARLY = 60  # optimiser steps after which things go wrong
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that goes wrong.
+
+    Attributes:
+        name: What happens.
+        make: Submits the run and makes it happen; returns the optimiser steps done by then.
+        classes: Failure classes that the attempts before the last one may have, None for an end without one.
+        state: How the run must end.
+        loses_checkpoint: It may cost as much as two checkpoint intervals: the newest checkpoint is gone too.
+    """
+
+    name: str
+    make: Callable[[Subject], int]
+    classes: frozenset[str | None] = frozenset({"crash"})
+    state: str = "succeeded"
+    loses_checkpoint: bool = False
+
+
+def kill_of(part: str, *train: str) -> Callable[[Subject], int]:
+    """SIGKILL of one process in the middle of training."""
+
+    def make(run: Subject) -> int:
+        run.submit(*train)
+        run.until_step(EARLY)
+        run.until_checkpoint()
+        step = run.step()
+        run.kill(part)
+        return step
+
+    return make
+
+
+def kill_of_the_script(run: Subject) -> int:
+    run.submit()
+    run.until_step(EARLY)
+    run.until_checkpoint()
+    step = run.step()
+    os.kill(run.script(), signal.SIGKILL)
+    return step
+
+
+def kill_of_the_orchestrator(run: Subject) -> int:
+    run.submit()
+    waiting = run.start_command("wait", run.run_id)
+    run.until_step(EARLY)
+    waiting.kill()
+    waiting.wait()
+    return 0  # nothing is lost
+
+
+def sigterm_at(moment: float) -> Callable[[Subject], int]:
+    """SIGTERM to the script after some seconds: in the set-up, in the middle of a step, of a checkpoint …"""
+
+    def make(run: Subject) -> int:
+        run.submit()
+        time.sleep(moment)
+        step = run.step()
+        os.kill(run.script(), signal.SIGTERM)
+        return step
+
+    return make
+
+
+def truncation_at(tenth: int) -> Callable[[Subject], int]:
+    """The newest checkpoint's largest file is cut, and the trainer killed."""
+
+    def make(run: Subject) -> int:
+        run.submit()
+        run.until_step(EARLY)
+        run.until_checkpoint()
+        step = run.step()
+        run.kill(ROLES["trainer"], signal.SIGSTOP)
+        newest = (run.run_dir.checkpoints / "latest").resolve()
+        largest = max(newest.glob("*.pt*"), key=lambda path: path.stat().st_size)
+        os.truncate(largest, largest.stat().st_size * tenth // 10)
+        run.kill(ROLES["trainer"])
+        return step
+
+    return make
+
+
+def full_disk(run: Subject) -> int:
+    """No room for the next checkpoint, until there is room again."""
+    run.submit()
+    run.until_step(EARLY)
+    run.until_checkpoint()
+    step = run.step()
+    hog = run.home / "hog"
+    with hog.open("wb") as file:
+        try:
+            while True:
+                file.write(bytes(1 << 16))
+                file.flush()
+        except OSError:
+            pass  # now it is full
+    eventually(lambda: len(run.run_dir.attempts()) > 1 or not run.processes(), "the end of the attempt")
+    hog.unlink()
+    return step
+
+
+def locked_registry(run: Subject) -> int:
+    """Another process holds the registry for ten seconds, while somebody looks."""
+    run.submit()
+    run.until_step(EARLY)
+    database = sqlite3.connect(run.home / REGISTRY, isolation_level=None)
+    database.execute("BEGIN EXCLUSIVE")
+    looking = run.start_command("status", run.run_id)
+    time.sleep(10)
+    database.execute("ROLLBACK")
+    database.close()
+    if looking.wait(60) != 0:
+        raise AssertionError("`status` gave up on a registry that was locked for ten seconds")
+    return 0
+
+
+def hanging_simulator(run: Subject) -> int:
+    """A simulator that answers no more: the watchdog ends the attempt."""
+    run.submit("pipeline: async")
+    run.until_step(EARLY)
+    run.until_checkpoint()
+    step = run.step()
+    run.kill(ROLES["simulator"], signal.SIGSTOP)
+    return step
+
+
+def death_at_start(run: Subject) -> int:
+    """Dead three times as soon as it is there, then it works."""
+    run.submit()
+    for attempt in (1, 2, 3):
+        run.until_attempt(attempt)
+        run.kill(ROLES["trainer"])
+        eventually(lambda: not run.processes(ROLES["trainer"]), "the end of the trainer")
+    return 0
+
+
+def not_a_number(run: Subject) -> int:
+    """Training that diverges, again and again."""
+    run.submit("agent.optimizer.lr: 1e30", "agent.optimizer.agc: 1e30")
+    return 0
+
+
+def time_limit(run: Subject) -> int:
+    run.submit(time_limit="20s")
+    return 0
+
+
+def moments() -> Mapping[str, float]:
+    """Ten moments between the start and the end of a run, other ones each time, but told."""
+    seconds = sorted(random.uniform(0.5, 15.0) for _ in range(10))
+    return {f"SIGTERM after {moment:.1f} s": moment for moment in seconds}
+
+
+def faults() -> list[Fault]:
+    """All of them."""
+    either = frozenset({"crash", "preempted", "setup"})
+    return [
+        Fault("kill -9 of the trainer (sync)", kill_of(ROLES["trainer"])),
+        Fault("kill -9 of the simulator (async)", kill_of(ROLES["simulator"], "pipeline: async")),
+        Fault("kill -9 of the learner (async)", kill_of(ROLES["learner"], "pipeline: async")),
+        Fault("kill -9 of the coordinator", kill_of("-m trainer ")),
+        Fault("kill -9 of setup-and-run.sh", kill_of_the_script),
+        Fault("kill -9 of whoever waits for the run", kill_of_the_orchestrator, frozenset()),
+        *(Fault(name, sigterm_at(moment), frozenset({"preempted"})) for name, moment in moments().items()),
+        *(
+            Fault(f"checkpoint cut at {tenth}/10, then kill -9", truncation_at(tenth), loses_checkpoint=True)
+            for tenth in range(10)
+        ),
+        Fault("disk full while a checkpoint is written", full_disk),
+        Fault("registry locked for 10 s", locked_registry, frozenset()),
+        Fault("simulator hangs", hanging_simulator, frozenset({"stalled"})),
+        Fault("trainer dies at its start, three times", death_at_start, either),
+        Fault("training diverges", not_a_number, frozenset({"nan"}), state="failed"),
+        Fault("time limit of 20 s", time_limit, frozenset({"timeout"})),
+    ]
+
+
+def small_disk(folder: os.PathLike[str], megabytes: int) -> None:
+    """Mount a disk of its own on a folder; needs root."""
+    words = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", os.fspath(folder)]
+    subprocess.run(words, check=True)
