@@ -16,7 +16,7 @@ LOCKS := requirements
 SCRIPTS = .ci/run $(wildcard tests/services/standin/*.sh)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-services test-torch27 lint bench performance schema lock clean
+.PHONY: help demo test test-services test-torch27 chaos lint bench performance schema lock clean
 .DELETE_ON_ERROR:
 
 help: ## This list
@@ -33,6 +33,9 @@ test-services: $(VENV)/dev.stamp $(TORCH27)/run.stamp ## Tests that need root, D
 
 test-torch27: $(TORCH27)/run.stamp ## The trainer's tests on what Isaac Lab's image has: torch 2.7.0, numpy 1.26
 	@$(TORCH27)/bin/pytest -n 2 -m "not services" tests/trainer tests/standin
+
+chaos: $(VENV)/dev.stamp ## Runs that things go wrong with: half an hour; writes docs/reliability.md
+	@$(BIN)/python -m tests.chaos --write
 
 lint: $(VENV)/dev.stamp ## Linters, formatting, types
 	@$(BIN)/ruff check .
