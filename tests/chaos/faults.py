@@ -178,7 +178,7 @@ def faults() -> list[Fault]:
         Fault("kill -9 of the simulator (async)", kill_of(ROLES["simulator"], "pipeline: async")),
         Fault("kill -9 of the learner (async)", kill_of(ROLES["learner"], "pipeline: async")),
         Fault("kill -9 of the coordinator", kill_of("-m trainer ")),
-        Fault("kill -9 of setup-and-run.sh", kill_of_the_script),
+        Fault("kill -9 of setup-and-run.sh", kill_of_the_script, frozenset({"crash", "preempted"})),
         Fault("kill -9 of whoever waits for the run", kill_of_the_orchestrator, frozenset()),
         *(Fault(name, sigterm_at(moment), frozenset({"preempted"})) for name, moment in moments().items()),
         *(
