@@ -115,7 +115,7 @@ def main(arguments: Sequence[str]) -> None:
             everything,
         )
         return
-    run = closure([*project["dependencies"], *extras["trainer"]], skip=skip)
+    run = closure([*project["dependencies"], *extras["trainer"], *extras["export"]], skip=skip)
     torch = run.pop(TORCH)
     run = {name: version for name, version in run.items() if not name.startswith(CUDA)}
     write("installers.txt", "What installs the rest. Installed first.", closure(INSTALLERS))

@@ -127,8 +127,13 @@ def load_latest(run_dir: RunDir, map_location: Any = None) -> Checkpoint | None:
     return None
 
 
-def load(path: Path, map_location: Any = None) -> Checkpoint:
+def load(path: Path, map_location: Any = None, *, only: Collection[str] | None = None) -> Checkpoint:
     """The checkpoint in one folder.
+
+    Args:
+        path: The folder.
+        map_location: Where tensors go, as in `torch.load`; by default where they were.
+        only: Names of the parts to load; those of them that are not there are left out. By default all.
 
     Raises:
         CorruptCheckpoint: It is not what its manifest says.
@@ -136,8 +141,11 @@ def load(path: Path, map_location: Any = None) -> Checkpoint:
     manifest = verify(path)
     parts: dict[str, Any] = {}
     for file in manifest["files"]:
+        name = file.split(".")[0]
+        if only is not None and name not in only:
+            continue
         try:
-            parts[file.split(".")[0]] = _read_part(path / file, map_location)
+            parts[name] = _read_part(path / file, map_location)
         except OSError as error:
             raise CorruptCheckpoint(f"{file}: {error.strerror}") from error
     return Checkpoint(manifest["step"], parts, path, manifest)

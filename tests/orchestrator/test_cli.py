@@ -18,7 +18,7 @@ from tests.orchestrator.command_line import REPOSITORY, Project
 
 HEAVY = {"torch", "numpy", "pandas", "docker", "fabric", "paramiko", "tensordict", "hydra"}
 COMMANDS = ["submit", "plan", "render", "validate", "runs", "status", "logs", "wait", "cancel", "shell"]
-COMMANDS += ["report", "resume", "watch", "prune", "tasks", "schema", "image"]
+COMMANDS += ["report", "export", "resume", "watch", "prune", "tasks", "schema", "image"]
 
 
 @pytest.fixture
@@ -199,11 +199,12 @@ def test_a_profile_that_is_not_there_is_named(project):
     assert "Traceback" not in done.stderr
 
 
-def test_a_backend_of_a_later_version_is_planned_but_not_submitted(project):
+def test_a_backend_whose_profile_lacks_something_is_planned_but_not_submitted(project):
     job = project.job(more="image: nvcr.io/nvidia/isaac-lab:2.3.0\n")
+    (project.folder / "profiles.yaml").write_text("default: {host: login}\n")
     project.run("plan", job, "--backend", "steve")
     done = project.run("submit", job, "--backend", "steve", check=2)
-    assert re.fullmatch(r"error: submitting to steve arrives in a later version.*\n", done.stderr)
+    assert re.fullmatch(r"error: profile default: host needs assume.staging.*\n", done.stderr)
     assert not project.home.exists()
 
 
