@@ -41,6 +41,7 @@ POSITIVE = (
     "watchdog.start",
     "watchdog.stall",
     "watchdog.grace",
+    "watchdog.idle_gpu",
 )
 # Numbers that may be null, which says nothing about the kind of a value.
 NUMBERS_OR_NULL = ("optimization.replay_ratio", "env.spacing")

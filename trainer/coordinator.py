@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 from trainer.config import compose, run_dir_override
 from trainer.errors import ConfigError, describe
 from trainer.exchange.rendezvous import Rendezvous
+from trainer.idle_gpus import IdleGpus
 from trainer.outcome import (
     RoleEnd,
     Stop,
@@ -72,6 +73,7 @@ class Limits:
         poll: Between two looks at the roles.
         repeat: A second request to stop counts as impatience only this long after the first. Signals come in twos:
             the shell forwards what the terminal or the scheduler has sent to both.
+        idle_gpu: Without any use of a GPU, until it is told.
     """
 
     start: float
@@ -80,13 +82,14 @@ class Limits:
     margin: float
     poll: float = 0.1
     repeat: float = 1.0
+    idle_gpu: float = 600.0
 
     @staticmethod
     def of(config: Mapping[str, Any], time_left: float) -> Limits:
         """Limits of a config; the margin takes no more than a tenth of the time left until the deadline."""
         watchdog = config["watchdog"]
         margin = max(0.0, min(watchdog["margin"], time_left / 10))
-        return Limits(watchdog["start"], watchdog["stall"], watchdog["grace"], margin)
+        return Limits(watchdog["start"], watchdog["stall"], watchdog["grace"], margin, idle_gpu=watchdog["idle_gpu"])
 
 
 @dataclass
@@ -198,7 +201,8 @@ def launch_roles(
         reporter = list(commands)[-1]
         for name, command in commands.items():
             roles.append(_start(name, command, config, run_dir, attempt, name == reporter, rendezvous))
-        verdict = _supervise(roles, run_dir, attempt, limits, deadline, requests)
+        with IdleGpus(limits.idle_gpu, say, os.environ.get("CUDA_VISIBLE_DEVICES")):
+            verdict = _supervise(roles, run_dir, attempt, limits, deadline, requests)
     except OSError as error:
         for role in roles:
             role.kill()
