@@ -376,7 +376,7 @@ def test_the_deadline_stops_the_role_in_time_to_save(coordinator):
 
 @pytest.mark.parametrize(("left", "margin"), [(86400.0, 120.0), (600.0, 60.0), (-5.0, 0.0), (float("inf"), 120.0)])
 def test_the_margin_before_the_deadline_is_at_most_a_tenth_of_the_time_left(left, margin):
-    config = {"watchdog": {"start": 1800, "stall": 900, "grace": 60, "margin": 120}}
+    config = {"watchdog": {"start": 1800, "stall": 900, "grace": 60, "margin": 120, "idle_gpu": 600}}
     assert Limits.of(config, left).margin == margin
 
 
