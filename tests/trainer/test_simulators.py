@@ -13,7 +13,7 @@ from tests.trainer.agents import CPU, KEY, debug_config
 from trainer.config import Config
 from trainer.errors import ConfigError
 from trainer.simulators import make_simulator
-from trainer.simulators.base import Simulator, Space
+from trainer.simulators.base import Control, Simulator, Space
 from trainer.simulators.debug import ARENA, EPISODE_STEPS
 from trainer.simulators.observations import chosen_groups, picked, spaces_of
 
@@ -79,6 +79,11 @@ def test_mjlab_gives_rows_of_the_interfaces_shapes(cartpole: Simulator):
     assert [tuple(field.shape) for field in step[1:]] == [(3,), (3,), (3,)]
     assert [field.dtype for field in step[1:]] == [torch.float32, torch.bool, torch.bool]
     assert 0 < step.reward.min() <= step.reward.max() <= 0.05
+
+
+@mjlab
+def test_mjlab_tells_what_an_action_is_to_the_task(cartpole: Simulator):
+    assert cartpole.control == Control(0.05, (-1.0,), (1.0,), ("slider",))
 
 
 @mjlab
