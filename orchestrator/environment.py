@@ -13,6 +13,7 @@ from orchestrator.profile import Profile
 from orchestrator.retry import IN_PLACE, RetryPolicy
 from orchestrator.script import ContainerSetup, Install, ScriptContext
 from orchestrator.spec import JobSpec, train_arguments
+from orchestrator.steve_script import GIVEN
 from orchestrator.tasks import simulator_of
 
 DEFAULT_SIMULATOR = "mjlab"  # of trainer/conf/config.yaml
@@ -76,7 +77,8 @@ def script_context(
         gpus=job.resources.gpus if contained else 0,  # here `device: auto` takes what there is
         time_limit=job.resources.time_seconds,
         container=container_setup(job) if contained else None,
-        secrets=bool(job.secrets) and job.backend != "local",
+        secrets=bool(job.secrets) and job.backend not in {"local", "steve"},
+        given=f"{profile.assume.folder}/{GIVEN}" if job.backend == "steve" else None,
         **({} if job.backend == "slurm" else _retries_in_place(job.retry.policy)),
     )
 

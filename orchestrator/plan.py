@@ -28,6 +28,7 @@ from orchestrator.profile import Profile
 from orchestrator.script import ScriptContext, render_script
 from orchestrator.snapshot import Snapshot, snapshot_folder
 from orchestrator.spec import JobSpec, job_to_yaml
+from orchestrator.steve_script import steve_warnings
 from orchestrator.sweep import SweepMember, expand
 from trainer.run_dir import RunDir
 
@@ -137,7 +138,7 @@ def make_plan(job: JobSpec, *, run_id: str, snapshot: Snapshot, profile: Profile
         warnings: list[str] = []
     except UsageError as error:
         start, warnings = _cannot_start, [str(error)]
-    root = Path(profile.shared) if job.backend == "slurm" and profile.shared else home
+    root = _root(job, profile, home)
     members = expand(job)
     plan = _Planner(run_id, job.sweep, len(members), snapshot, profile, home, root, python, start)
     return Plan(
@@ -148,7 +149,7 @@ def make_plan(job: JobSpec, *, run_id: str, snapshot: Snapshot, profile: Profile
         home=home,
         snapshot=snapshot,
         runs=tuple(plan.run(member) for member in members),
-        warnings=(*snapshot.notes, *unused_settings(job, profile), *warnings),
+        warnings=(*snapshot.notes, *unused_settings(job, profile), *steve_warnings(job, profile), *warnings),
         is_sweep=job.sweep is not None,
         max_parallel=None if job.sweep is None else job.sweep.max_parallel,
     )
@@ -183,7 +184,7 @@ class _Planner:
             self._container(job, job.image, key) if job.image and in_container(job, self.profile) else None,
             **(
                 self._batch(job, member.index, here, run_dir.root)
-                if job.backend == "slurm"
+                if job.backend in {"slurm", "steve"}
                 else {"retry": job.retry.policy}
             ),
         )
@@ -228,8 +229,11 @@ class _Planner:
         partition = job.resources.partition or self.profile.partition
         resources = job.resources.model_copy(update={"partition": partition})
         sweep = self.sweep
+        request = BatchRequest(resources, job.retry.max, job.retry.on, job.name, job.environment)
+        if job.backend == "steve":
+            return {"batch": request, "uploads": uploads, "retry": job.retry.policy}
         return {
-            "batch": BatchRequest(resources, job.retry.max, job.retry.on),
+            "batch": request,
             "place": SweepPlace(self.plan_id, index, self.size, sweep.max_parallel) if sweep else None,
             "uploads": uploads if self.root != self.home else (),
         }
@@ -254,6 +258,13 @@ class _Planner:
             "profile": self.profile.model_dump(mode="json"),
             "snapshot": _snapshot_summary(self.snapshot, self.home),
         }
+
+
+def _root(job: JobSpec, profile: Profile, home: Path) -> Path:
+    """The folder of all runs as the backend's host, or the container, sees it."""
+    if job.backend == "steve":
+        return Path(profile.shared or f"{profile.assume.folder}/longshore")
+    return Path(profile.shared) if job.backend == "slurm" and profile.shared else home
 
 
 def submission_key(job: JobSpec, snapshot: Snapshot, profile: Profile, index: int) -> str:

@@ -7,11 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, StrictBool, ValidationError
 
 from orchestrator.document import plain
 from orchestrator.errors import Problem, SpecError
-from orchestrator.fields import Name, Partition, PathText, Target, Variable, VariableValue
+from orchestrator.fields import Duration, Name, Partition, PathText, Target, Variable, VariableValue
 from orchestrator.job import Model, Mount
 from orchestrator.nodes import Entry, MappingNode, Node, ScalarNode, join_key, printable, shown
 from orchestrator.problems import to_problems, unknown_key
@@ -19,6 +19,18 @@ from orchestrator.tasks import nearest
 from orchestrator.yaml12 import parse_file, start_of
 
 BACKENDS = ("steve", "slurm", "docker", "local")
+
+
+class Assumptions(Model):
+    """What is taken for granted of steve, which documents three commands and no more; see docs/steve.md."""
+
+    folder: PathText = Field("/root", description="Folder of the container that files are copied to")
+    staging: PathText | None = Field(None, description="Folder of `host` for what is to be copied; needed with `host`")
+    answer: Duration = Field("1m", description="How long a submission waits for `steve job` before it says so")
+    ready: Duration = Field("30m", description="From a job's id to the first copy that succeeds; longer is lost")
+    lost: Duration = Field("10m", description="No step answers for this long: the allocation is lost")
+    pull: Duration = Field("10m", description="Between two pulls of checkpoints and metrics")
+    overlap: StrictBool = Field(True, description="A step may run beside another one")
 
 
 class Profile(Model):
@@ -49,6 +61,7 @@ class Profile(Model):
     commands: dict[Name, tuple[PathText, ...]] = Field(
         default_factory=dict, description="What to type instead of a cluster's command, word by word"
     )
+    assume: Assumptions = Field(default_factory=Assumptions, description="What is taken for granted of steve")
 
 
 def load_profile(name: str, backend: str, paths: Sequence[Path]) -> Profile:

@@ -80,6 +80,7 @@ class ScriptContext:
         grace: Seconds from TERM to KILL.
         container: None on a plain machine.
         secrets: The backend may hand over secrets through standard input.
+        given: File of what an attempt is given; such a script keeps its own log and its process id.
         last_attempt: Number of the last attempt that this script may start; the backend may start further ones.
         retry_on: Failure classes after which the script starts the next attempt itself, in the same place.
         backoff: Seconds before that, by failure class; twice as long before each further one.
@@ -98,6 +99,7 @@ class ScriptContext:
     grace: int = GRACE
     container: ContainerSetup | None = None
     secrets: bool = False
+    given: str | None = None
     last_attempt: int = 1
     retry_on: tuple[str, ...] = ()
     backoff: Mapping[str, float] = field(default_factory=dict)

@@ -79,6 +79,7 @@ def submit_once(
     files: Mapping[str, str],
     runs: Sequence[str],
     secret_values: Mapping[str, str],
+    patience: int = PATIENCE,
 ) -> Submitted:
     """Submit, or find out what became of the submission that there was.
 
@@ -89,6 +90,7 @@ def submit_once(
         files: What the folder holds besides, text by name.
         runs: Lines of its file `runs`.
         secret_values: By name; they are in a file that only its owner can read.
+        patience: Seconds to wait for the id; the command goes on all the same.
 
     Raises:
         AmbiguousSubmission: It may have been submitted or not, and is not submitted again.
@@ -100,10 +102,10 @@ def submit_once(
         host.write(prepared / name, text)
     if words:
         host.write(prepared / SECRETS, f"{words}\0", mode=0o600)
-    claim = ("bash", "-c", CLAIM, "claim", str(folder), str(prepared), str(PATIENCE), DETACHED)
-    done = host.run((*claim, *command), timeout=PATIENCE + 30)
+    claim = ("bash", "-c", CLAIM, "claim", str(folder), str(prepared), str(patience), DETACHED)
+    done = host.run((*claim, *command), timeout=patience + 30)
     if done.exit_code == AMBIGUOUS:
-        raise AmbiguousSubmission(done.stderr.strip() or f"{command[0]} did not answer within {PATIENCE} s")
+        raise AmbiguousSubmission(done.stderr.strip() or f"{command[0]} did not answer within {patience} s")
     if done.exit_code != 0:
         reason = done.stderr.strip().splitlines() or [f"exit code {done.exit_code}"]
         raise BackendError("; ".join(line.removeprefix(f"{command[0]}: error: ") for line in reason))

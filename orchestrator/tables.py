@@ -14,6 +14,7 @@ from itertools import zip_longest
 from shlex import quote
 from typing import TYPE_CHECKING, Any, TextIO
 
+from orchestrator.backends.base import JOB_ID
 from orchestrator.nodes import printable
 from orchestrator.states import RunState
 from orchestrator.trend import eta
@@ -139,11 +140,16 @@ def plan_text(plan: Plan) -> str:
         ("files", " ".join(sorted(first.files))),
     ]
     if first.launch is not None:
-        pairs += [("command", " ".join(map(quote, command))) for command in first.launch.commands]
+        pairs += [("command", " ".join(map(_word, command))) for command in first.launch.commands]
     lines = [f"{label:<9} {value}" for label, value in pairs if value]
     if plan.is_sweep:
         lines += ["", *(f"{run.run_id}  {differences(run.differs)}" for run in plan.runs)]
     return "\n".join(lines)
+
+
+def _word(word: str) -> str:
+    """A word of a command, as it is typed."""
+    return f'"{word}"' if word == JOB_ID else quote(word)
 
 
 def code_text(snapshot: Snapshot) -> str:

@@ -34,4 +34,8 @@ def load_backend(name: str, profile: Callable[[], Profile]) -> Backend:
         from orchestrator.backends.slurm import SlurmBackend
 
         return SlurmBackend.at(profile())
-    raise UsageError(f"submitting to {name} arrives in a later version; `plan` and `render` show what it will run")
+    if name == "steve":
+        from orchestrator.backends.steve import SteveBackend
+
+        return SteveBackend.at(profile())
+    raise UsageError(f"there is no backend {name}")

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from orchestrator.job import Mount, Resources
 
 
+JOB_ID = "$JOBID"  # in a command: the id that the first one has printed
 BATCH_SCRIPT = "job.sbatch"  # in the run directory of a batch system's run
 
 
@@ -68,11 +69,15 @@ class BatchRequest:
         resources: Of one task; the partition is the job's, or else the profile's.
         retries: Attempts after the first.
         retry_on: Failure classes that are followed by another attempt.
+        name: Of the job.
+        environment: Variables that the job sets; the script sets them too.
     """
 
     resources: Resources
     retries: int = 0
     retry_on: tuple[str, ...] = ()
+    name: str = ""
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

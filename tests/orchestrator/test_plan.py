@@ -212,14 +212,13 @@ def test_a_local_run_is_launched_by_the_local_backend(local):
     assert (run.launch.request.attempt, run.launch.request.time_limit) == (1, 3600)
 
 
-def test_what_this_version_cannot_submit_to_is_planned_with_a_warning(isaac):
-    plan = planned(isaac.model_copy(update={"backend": "steve"}))
-    assert plan.warnings == (
-        "submitting to steve arrives in a later version; `plan` and `render` show what it will run",
-    )
+def test_what_cannot_be_submitted_with_a_profile_is_planned_with_a_warning(isaac):
+    profile = Profile(name="site", host="login")
+    plan = planned(isaac, profile=profile)
+    assert plan.warnings == ("profile site: host needs `shared`, a folder that it and every node see",)
     assert plan.to_dict()["runs"][0]["launch"] is None
-    with pytest.raises(UsageError, match="submitting to steve arrives in a later version"):
-        load_backend("steve", lambda: Profile(name="default"))
+    with pytest.raises(UsageError, match="host needs `shared`"):
+        load_backend("slurm", lambda: profile)
 
 
 def test_settings_that_mean_nothing_on_this_machine_are_warned_about(tmp_path):

@@ -1,0 +1,225 @@
+"""What is typed to steve: its three commands for one attempt, and the script that types them on the host. Pure."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
+
+from orchestrator.backends.base import JOB_ID, LaunchRequest
+from orchestrator.errors import UsageError
+from orchestrator.job import PathSource
+
+if TYPE_CHECKING:
+    from orchestrator.profile import Profile
+    from orchestrator.spec import JobSpec
+
+SCRIPT, CODE, GIVEN = "setup-and-run.sh", "longshore.tar.gz", "longshore.env"  # files of the container's folder
+ALLOCATE = "allocate.sh"
+
+# Prints the job's id and goes on by itself: neither a queue nor a set-up of minutes needs the submitter. It carries
+# none of the run's marks, because the set-up script ends every process that does.
+BEGIN = r"""#!/bin/bash
+# Allocates, copies, sets up and starts one attempt; `phase` says how far it has come. Typed in its own folder.
+set -u
+folder=$PWD
+phase() {
+  if [[ -e "$folder/cancelled" ]]; then
+    exit
+  fi
+  printf '%s\n' "$*" >"$folder/phase.tmp" && mv -f -- "$folder/phase.tmp" "$folder/phase"
+}
+phase allocating
+"""
+# Warnings may stand before the id, with numbers in them: the id is a line of its own, and the last one.
+START = r"""
+status=$?
+JOBID=$(grep -xE '[[:space:]]*[0-9]+[[:space:]]*' <<<"$JOBID" | tail -n 1 | tr -d '[:space:]')
+if [[ -z "$JOBID" ]] && ((status == 0)); then
+  echo 'steve job has succeeded and printed no id: an unexpected message' >&2 # so nobody knows what it did
+  exit 1
+elif [[ -z "$JOBID" ]]; then
+  exit "$status"
+fi
+printf '%s\n' "$JOBID"
+
+start() {
+  trap '' HUP
+  cd -- "$bundle" || { phase "failed $bundle is gone"; return; }
+  phase waiting
+  until=$((SECONDS + ready)) pause=1
+  while true; do
+    begun=$EPOCHSECONDS
+    if copy_script; then
+      break
+    elif ((SECONDS >= until)); then
+      phase silent
+      return
+    fi
+    sleep "$pause"
+    phase waiting
+    pause=$((pause < 15 ? pause + 1 : 15))
+  done
+  phase copying
+  (
+    umask 077
+    printf 'LONGSHORE_ATTEMPT=%d\0' "$attempt"
+    if [[ -n "$time_limit" ]]; then
+      printf 'LONGSHORE_DEADLINE=%d\0' "$((begun + time_limit))"
+    fi
+    if [[ -e "$folder/secrets" ]]; then
+      cat -- "$folder/secrets"
+    else
+      printf '\0'
+    fi
+  ) >given.tmp
+  mv -f -- given.tmp longshore.env
+  if ! copy_rest; then
+    phase failed 'the code could not be copied'
+    return
+  fi
+  cd / && rm -rf -- "$bundle" "$folder/secrets"
+  phase setting-up
+  if ! set_up; then
+    phase failed 'the set-up has failed'
+    return
+  fi
+  phase starting
+  if train; then
+    phase started
+  else
+    phase failed 'the detached step could not be started'
+  fi
+}
+"""
+END = r"""
+start >>"$folder/output" 2>&1 </dev/null &
+"""
+
+
+def steve_commands(request: LaunchRequest, command: Sequence[str], folder: str) -> tuple[tuple[str, ...], ...]:
+    """What is typed for a first attempt: allocation, copies, set-up, training; JOB_ID stands for the job's id.
+
+    Args:
+        request: What it starts.
+        command: `steve`, or what is typed instead.
+        folder: Of the container, for what is copied.
+
+    Raises:
+        UsageError: steve has no such flag.
+    """
+    container, batch = request.container, request.batch
+    assert container is not None, "a planned run of steve has it"
+    assert batch is not None, "a planned run of steve has it"
+    script = f"{folder}/{SCRIPT}"
+    variables = [f"{name}={shlex.quote(value)}" for name, value in batch.environment.items()]
+    root = shlex.quote(str(request.run_dir.parent))
+    given, code = (shlex.quote(f"{folder}/{name}") for name in (GIVEN, CODE))
+    unpack = f"chmod 600 {given} && mkdir -p {root} && tar -xzf {code} -C {root} && rm {code}"
+    return (
+        (*command, "job", *_job_words(request), "--container-image", container.image, "--jobid-only"),
+        (*command, "cp", JOB_ID, f"./{SCRIPT}", f":{script}"),
+        (*command, "cp", JOB_ID, f"./{GIVEN}", f":{folder}/{GIVEN}"),
+        (*command, "cp", JOB_ID, f"./{CODE}", f":{folder}/{CODE}"),
+        (*command, "step", JOB_ID, unpack),
+        (*command, "step", JOB_ID, f"bash {shlex.quote(script)} --build-only"),
+        (*command, "step", "-d", JOB_ID, " ".join([*variables, "bash", shlex.quote(script)])),
+    )
+
+
+def with_words(commands: Sequence[tuple[str, ...]], words: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    """The same commands with further settings of the trainer."""
+    *others, train = commands
+    return (*others, (*train[:-1], " ".join([train[-1], *map(shlex.quote, words)])))
+
+
+def allocation_script(
+    commands: Sequence[tuple[str, ...]], *, bundle: str, attempt: int, time_limit: float | None, ready: int
+) -> str:
+    """The whole text of allocate.sh.
+
+    Args:
+        commands: From `steve_commands`.
+        bundle: Folder of the host that holds what is copied.
+        attempt: Its number, from 1.
+        time_limit: Seconds that it may take.
+        ready: Seconds from the id to the first copy that succeeds.
+    """
+    job, script, *rest, build, train = commands
+    values = {
+        "bundle": bundle,
+        "attempt": attempt,
+        "ready": ready,
+        "time_limit": "" if time_limit is None else int(time_limit),
+    }
+    settings = "".join(f"{name}={shlex.quote(str(value))}\n" for name, value in values.items())
+    functions = {
+        "copy_script": typed(script),
+        "copy_rest": " &&\n    ".join(map(typed, rest)),
+        "set_up": typed(build),
+        "train": typed(train),
+    }
+    bodies = "".join(f"{name}() {{\n  {body}\n}}\n" for name, body in functions.items())
+    return f"{BEGIN}JOBID=$({_job_lines(job)}){START}{bodies}{settings}{END}"
+
+
+def typed(words: Sequence[str]) -> str:
+    """A command as it is typed."""
+    return " ".join(f'"{word}"' if word == JOB_ID else shlex.quote(word) for word in words)
+
+
+def _job_lines(words: Sequence[str]) -> str:
+    """`steve job` with an option a line."""
+    line, lines = "", []
+    for word in map(shlex.quote, words):
+        if word.startswith("--"):
+            lines.append(line)
+            line = f"    {word}"
+        else:
+            line = f"{line} {word}".lstrip() if not lines else f"{line} {word}"
+    return " \\\n".join([*lines, line])
+
+
+def _job_words(request: LaunchRequest) -> Iterator[str]:
+    assert request.batch is not None, "a planned run of steve has it"
+    resources = request.batch.resources
+    options: dict[str, object] = {
+        "partition": resources.partition,
+        "gpus-per-task": resources.gpus,
+        "ntasks": resources.ntasks,
+        "time": resources.time,
+        "job-name": request.batch.name,
+    }
+    for flag, value in {**options, **resources.extra}.items():
+        if flag == "jobid-only":
+            raise UsageError("resources.extra.jobid-only: Longshore sets this flag of steve itself")
+        if value is True:
+            yield f"--{flag}"
+        elif value is not None and value is not False:
+            yield from (f"--{flag}", str(value))
+
+
+def steve_warnings(job: JobSpec, profile: Profile) -> list[str]:
+    """What a job on steve should know before it is submitted; nothing for other backends."""
+    if job.backend != "steve":
+        return []
+    unused: Mapping[str, object] = {
+        "resources.cpus": job.resources.cpus,
+        "resources.memory": job.resources.memory,
+        "mounts": (*profile.mounts, *job.mounts),
+    }
+    warnings = [f"{name} does nothing: steve has no option for it" for name, value in unused.items() if value]
+    setup = job.setup
+    sources = [
+        source.path for source in (setup.tensordict, setup.torchrl, *setup.code) if isinstance(source, PathSource)
+    ]
+    for folder in [*([setup.wheelhouse] if setup.wheelhouse else []), *sources]:
+        if profile.shared is None or not PurePosixPath(folder).is_relative_to(profile.shared):
+            warnings.append(f"{folder} is not copied: the image or the profile's `shared` folder must have it")
+    if profile.shared is None:
+        warnings.append(
+            "the container's files die with the allocation: checkpoints are pulled every "
+            f"{profile.assume.pull} while somebody looks (`watch` does); a profile with a `shared` folder keeps them"
+        )
+    return warnings

@@ -1,0 +1,97 @@
+#!/bin/bash
+# Allocates, copies, sets up and starts one attempt; `phase` says how far it has come. Typed in its own folder.
+set -u
+folder=$PWD
+phase() {
+  if [[ -e "$folder/cancelled" ]]; then
+    exit
+  fi
+  printf '%s\n' "$*" >"$folder/phase.tmp" && mv -f -- "$folder/phase.tmp" "$folder/phase"
+}
+phase allocating
+JOBID=$(steve job \
+    --partition h200-high \
+    --gpus-per-task 2 \
+    --ntasks 1 \
+    --time 24:00:00 \
+    --job-name anymal-flat \
+    --container-image nvcr.io/nvidia/isaac-lab:2.3.0 \
+    --jobid-only)
+status=$?
+JOBID=$(grep -xE '[[:space:]]*[0-9]+[[:space:]]*' <<<"$JOBID" | tail -n 1 | tr -d '[:space:]')
+if [[ -z "$JOBID" ]] && ((status == 0)); then
+  echo 'steve job has succeeded and printed no id: an unexpected message' >&2 # so nobody knows what it did
+  exit 1
+elif [[ -z "$JOBID" ]]; then
+  exit "$status"
+fi
+printf '%s\n' "$JOBID"
+
+start() {
+  trap '' HUP
+  cd -- "$bundle" || { phase "failed $bundle is gone"; return; }
+  phase waiting
+  until=$((SECONDS + ready)) pause=1
+  while true; do
+    begun=$EPOCHSECONDS
+    if copy_script; then
+      break
+    elif ((SECONDS >= until)); then
+      phase silent
+      return
+    fi
+    sleep "$pause"
+    phase waiting
+    pause=$((pause < 15 ? pause + 1 : 15))
+  done
+  phase copying
+  (
+    umask 077
+    printf 'LONGSHORE_ATTEMPT=%d\0' "$attempt"
+    if [[ -n "$time_limit" ]]; then
+      printf 'LONGSHORE_DEADLINE=%d\0' "$((begun + time_limit))"
+    fi
+    if [[ -e "$folder/secrets" ]]; then
+      cat -- "$folder/secrets"
+    else
+      printf '\0'
+    fi
+  ) >given.tmp
+  mv -f -- given.tmp longshore.env
+  if ! copy_rest; then
+    phase failed 'the code could not be copied'
+    return
+  fi
+  cd / && rm -rf -- "$bundle" "$folder/secrets"
+  phase setting-up
+  if ! set_up; then
+    phase failed 'the set-up has failed'
+    return
+  fi
+  phase starting
+  if train; then
+    phase started
+  else
+    phase failed 'the detached step could not be started'
+  fi
+}
+copy_script() {
+  steve cp "$JOBID" ./setup-and-run.sh :/root/setup-and-run.sh
+}
+copy_rest() {
+  steve cp "$JOBID" ./longshore.env :/root/longshore.env &&
+    steve cp "$JOBID" ./longshore.tar.gz :/root/longshore.tar.gz &&
+    steve step "$JOBID" 'chmod 600 /root/longshore.env && mkdir -p /root/longshore && tar -xzf /root/longshore.tar.gz -C /root/longshore && rm /root/longshore.tar.gz'
+}
+set_up() {
+  steve step "$JOBID" 'bash /root/setup-and-run.sh --build-only'
+}
+train() {
+  steve step -d "$JOBID" 'WANDB_MODE=online bash /root/setup-and-run.sh'
+}
+bundle=/home/user/b
+attempt=1
+ready=1800
+time_limit=86400
+
+start >>"$folder/output" 2>&1 </dev/null &

@@ -1,0 +1,313 @@
+"""steve: what is typed, word by word, and runs from end to end on a test double, tests/fakes/steve_cluster.py."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from command_line import REPOSITORY, Project
+from golden_files import assert_golden
+from local_runs import eventually
+from test_plan import planned
+
+from orchestrator.backends.steve import SteveBackend, outcome
+from orchestrator.errors import BackendError, UsageError
+from orchestrator.hosts import Completed, LocalHost
+from orchestrator.profile import Profile
+from orchestrator.spec import load_job
+from orchestrator.states import FailureClass, RunState
+from orchestrator.steve_script import allocation_script, typed
+from orchestrator.steve_steps import Life, StepHost
+from orchestrator.tables import plan_text
+from trainer.run_dir import RunDir
+
+# The command lines of the document that the project starts from.
+SEED = r"""
+JOBID=$(steve job \
+    --partition h200-high \
+    --gpus-per-task 1 \
+    --ntasks 1 \
+    --time 24:00:00 \
+    --job-name "dreamer-isaac" \
+    --container-image nvcr.io/nvidia/isaac-lab:2.3.0 \
+    --jobid-only)
+steve cp "$JOBID" ./setup-and-run.sh :/root/setup-and-run.sh
+steve step "$JOBID" 'bash /root/setup-and-run.sh --build-only'
+steve step -d "$JOBID" 'WANDB_MODE=online bash /root/setup-and-run.sh'
+steve step -d "$JOBID" 'WANDB_MODE=online bash /root/setup-and-run.sh env.name=Isaac-Ant-v0'
+"""
+FAKES = REPOSITORY / "tests" / "fakes"
+PYTHON = """#!/bin/sh
+if [ "$1 $2" = "-m trainer" ]; then
+  shift 2
+  PYTHONPATH={repository} exec {python} {trainer} "$@"
+elif [ "$1" = - ]; then
+  cat >>"$2" </dev/null
+  case "$STANDIN $3" in
+    *facts) ;;
+    broken*) echo "there is no torch" >"$2" && exit 1 ;;
+  esac
+fi
+"""
+JOB = """\
+name: tiny
+backend: steve
+image: example/tool:1
+resources: {gpus: 0, time: "10:00", partition: fast}
+environment: {STANDIN: %s}
+secrets: [TINY_TOKEN]
+train: {env.backend: mjlab, env.name: Mjlab-Cartpole-Balance}
+retry: {max: 1, on: [node-failure], backoff: 1s}
+"""
+TOKEN = "hunter2-hunter2"
+
+
+class Steve(Project):
+    """A folder where commands are typed, and the cluster."""
+
+    @property
+    def cluster(self) -> Path:
+        return self.folder / "cluster"
+
+    def set(self, **settings: object) -> None:
+        """How the cluster behaves."""
+        base = {"container": str(self.folder / "root"), "path": str(self.cluster / "bin")}
+        (self.cluster / "settings.json").write_text(json.dumps(base | settings))
+
+    def assume(self, commands: dict[str, list[str]] | None = None, **changes: object) -> None:
+        """Write the profile."""
+        assume = {"folder": str(self.folder / "root"), "pull": "1s", "lost": "1s", "ready": "1s"} | changes
+        (self.folder / "profiles.yaml").write_text(
+            json.dumps({"default": {"steve": {"assume": assume, "commands": commands or {}}}})
+        )
+
+    def submit(self, behaviour: str) -> RunDir:
+        (self.folder / "tiny.yaml").write_text(JOB % behaviour)
+        [run_id] = self.run("submit", "tiny.yaml").stdout.split()
+        return RunDir(self.home / run_id)
+
+    def status(self) -> dict:
+        return json.loads(self.run("status", "last", "--json").stdout)
+
+    def calls(self, *verb: str) -> list[list[str]]:
+        """Commands that were typed."""
+        lines = (self.cluster / "calls").read_text().splitlines()
+        return [words for words in map(json.loads, lines) if words[: len(verb)] == list(verb)]
+
+    def jobs(self) -> list[Path]:
+        """Allocations that there are."""
+        folder = self.cluster / "jobs"
+        return list(folder.iterdir()) if folder.is_dir() else []
+
+
+@pytest.fixture
+def project(tmp_path: Path):
+    variables = {
+        "FAKE_STEVE": str(tmp_path / "cluster"),
+        "FAKE_STEVE_PYTHON": sys.executable,
+        "PATH": f"{FAKES}:{os.environ['PATH']}",
+        "TINY_TOKEN": TOKEN,
+    }
+    project = Steve(tmp_path, variables)
+    binaries = project.cluster / "bin"
+    binaries.mkdir(parents=True)
+    words = {
+        "repository": REPOSITORY,
+        "python": sys.executable,
+        "trainer": Path(__file__).with_name("steve_trainer.py"),
+    }
+    (binaries / "python3").write_text(PYTHON.format(**{name: shlex.quote(str(word)) for name, word in words.items()}))
+    (binaries / "python3").chmod(0o755)
+    project.set()
+    project.assume()
+    yield project
+    for job in project.jobs():
+        subprocess.run([str(FAKES / "scancel"), job.name], env=project.variables(), check=False)
+
+
+def anymal(**changes: object):
+    job = load_job(REPOSITORY / "jobs" / "anymal.yaml")
+    resources = job.resources.model_copy(update={"gpus": 1})
+    return job.model_copy(update={"name": "dreamer-isaac", "resources": resources, **changes})
+
+
+def test_the_seeds_command_lines_come_out_word_for_word():
+    """The document that the project starts from, "Running on Steve", 1 to 4."""
+    profile = Profile(name="default")
+    launch = planned(anymal(), profile=profile).runs[0].launch
+    again = SteveBackend.at(profile).again(launch, 2, ["env.name=Isaac-Ant-v0"])
+    ours = {tuple(command) for command in (*launch.commands, *again.commands)}
+    lines = SEED.replace("\\\n", "").replace("JOBID=$(", "").replace("--jobid-only)", "--jobid-only")
+    assert {tuple(shlex.split(line)) for line in lines.strip().splitlines()} <= ours
+    typed_lines = [typed(command) for command in (*launch.commands, again.commands[-1])]
+    assert set(lines.strip().splitlines()[1:]) <= set(typed_lines)
+
+
+def test_the_plan_and_the_allocation_script_of_anymal_are_as_recorded():
+    plan = planned(load_job(REPOSITORY / "jobs" / "anymal.yaml"))
+    launch = plan.runs[0].launch
+    script = allocation_script(launch.commands, bundle="/home/user/b", attempt=1, time_limit=86400, ready=1800)
+    assert_golden("steve.plan.txt", plan_text(plan) + "\n")
+    assert_golden("steve.allocate.sh", script)
+    assert_golden("steve.sh", plan.runs[0].files["setup-and-run.sh"])
+    subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+    if shutil.which("shellcheck"):
+        subprocess.run(["shellcheck", "--shell=bash", "-"], input=script, text=True, check=True)
+    assert (
+        SEED.split("steve cp")[0].strip().replace("task 1", "task 2").replace('"dreamer-isaac"', "anymal-flat")
+        in script
+    )
+
+
+def test_without_a_shared_folder_the_plan_warns_that_files_die_with_the_allocation():
+    [warning] = [line for line in planned(anymal()).warnings if "die with the allocation" in line]
+    assert "pulled every 10m" in warning
+    shared = planned(anymal(), profile=Profile(name="site", shared="/scratch"))
+    assert not any("die with the allocation" in line for line in shared.warnings)
+    assert shared.runs[0].launch.request.run_dir == Path("/scratch/<run>")
+
+
+def test_a_value_with_blanks_stays_one_assignment():
+    command = planned(anymal(environment={"NOTE": "it's one"})).runs[0].launch.commands[-1][-1]
+    assert shlex.split(command)[:2] == ["NOTE=it's one", "bash"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"host": "login"}, "needs assume.staging"), ({"shared": "runs"}, "shared: write an absolute path")],
+)
+def test_a_profile_that_lacks_something_is_refused(settings, message):
+    with pytest.raises(UsageError, match=message):
+        SteveBackend.at(Profile(name="site", **settings))
+
+
+class Answers(LocalHost):
+    """A host whose steve runs steps here, and prints more than they do."""
+
+    def run(self, argv, *, environment=None, timeout=None):
+        done = super().run(("sh", "-c", argv[-1]), environment=environment, timeout=timeout)
+        return Completed(tuple(argv), 0, f"steve: 2 nodes are down\n{done.stdout}bye\n", done.stderr)
+
+
+def test_an_answer_is_told_apart_from_what_steve_prints_and_keeps_its_own_exit_code(tmp_path):
+    steps = StepHost(Answers(), ["steve"], "1", tmp_path / "pid")
+    done = steps.run(["printf", "%s", "one\ntwo"])
+    assert (done.exit_code, done.stdout, steps.life) == (0, "one\ntwo", Life.UNBORN)
+    assert steps.run(["bash", "-c", "exit 3"]).exit_code == 3
+    (tmp_path / "pid").write_text(str(os.getpid()))
+    steps.run(["true"])
+    assert steps.life is Life.ALIVE
+
+
+def test_a_step_that_steve_refuses_is_an_error():
+    class Refuses(LocalHost):
+        def run(self, argv, *, environment=None, timeout=None):
+            return Completed(tuple(argv), 1, "", "steve: error: another step is running\n")
+
+    with pytest.raises(BackendError, match="another step is running"):
+        StepHost(Refuses(), ["steve"], "1", Path("/pid")).run(["true"])
+
+
+def test_a_lost_allocation_is_a_node_failure_unless_the_run_had_ended(tmp_path):
+    run = RunDir(tmp_path)
+    assert outcome(run, 1, "gone", lost=True).failure_class is FailureClass.NODE_FAILURE
+    run.write_success(1)
+    assert outcome(run, 1, "gone", lost=True).state is RunState.SUCCEEDED
+
+
+def test_a_run_is_allocated_copied_set_up_trained_and_released(project):
+    run = project.submit("succeed")
+    project.run("wait", "last")
+    verbs = [words[1:3] if words[1:2] == ["step"] else words[:2] for words in project.calls()]
+    assert verbs[:5] == [["steve", "job"], *[["steve", "cp"]] * 3, ["step", verbs[4][1]]]
+    root = project.folder / "root"
+    assert project.calls("steve", "step", "-d")[0][4] == f"STANDIN=succeed bash {root}/setup-and-run.sh"
+    assert len(project.calls("steve", "job")) == len(project.calls("scancel")) == 1
+    assert project.jobs() == []
+    log = project.run("logs", "last").stdout
+    assert f"token of {len(TOKEN)} characters" in log
+    left = int(log.partition("left ")[2].split()[0])
+    assert 500 < left <= 600
+    assert (run.checkpoints / "latest" / "weights").read_text() == "after 3 steps"
+    files = [path for path in project.folder.rglob("*") if path.is_file() and not path.is_symlink()]
+    assert [path for path in files if TOKEN.encode() in path.read_bytes()] == []
+
+
+def test_a_set_up_that_fails_is_told_at_once_and_nothing_is_started(project):
+    project.submit("broken")
+    assert project.run("wait", "last", check=1).stderr.count("failed (setup)") == 1
+    assert "there is no torch" in project.status()["message"]
+    assert project.calls("steve", "step", "-d") == []
+    assert project.jobs() == []
+
+
+def running(project: Steve, run: RunDir) -> None:
+    eventually(lambda: project.status()["state"] == "running" and (run.checkpoints / "latest").exists())
+
+
+def test_secrets_are_readable_by_their_owner_alone_and_a_cancelled_run_saves_first(project):
+    run = project.submit("long")
+    running(project, run)
+    [job] = project.jobs()
+    assert (job / "root" / "longshore.env").stat().st_mode & 0o777 == 0o600
+    assert "from step 0" in project.run("logs", "last").stdout
+    assert project.run("cancel", "last").stdout.split()[1] == "cancelled"
+    assert project.status()["message"] == "after saving a checkpoint"
+    assert "checkpoint saved" in run.log(1).read_text()
+    assert project.jobs() == []
+    assert len(project.calls("scancel")) == 1
+
+
+def test_after_a_lost_allocation_the_run_goes_on_from_the_checkpoint_that_was_pulled(project):
+    run = project.submit("long")
+    running(project, run)
+    [job] = project.jobs()
+    pulled = int((run.checkpoints / "latest").resolve().name.removeprefix("step_"))
+    subprocess.run([str(FAKES / "scancel"), job.name], env=project.variables(), check=True)
+    project.run("wait", "last")
+    status = project.status()
+    assert [attempt["failure_class"] for attempt in status["attempts"]] == ["node-failure", None]
+    start = int(run.log(2).read_text().partition("from step ")[2].split()[0])
+    assert start >= pulled > 0
+    assert len(project.calls("steve", "job")) == 2
+    assert project.jobs() == []
+
+
+def test_a_steve_that_answers_late_and_warns_before_the_id_is_asked_once(project):
+    project.set(slow=3, warnings=["2026-11-23 WARNING: quota at 93%", "17 nodes are down"])
+    project.assume(answer="1s")
+    (project.folder / "tiny.yaml").write_text(JOB % "succeed")
+    assert "did not answer within 1 s" in project.run("submit", "tiny.yaml", check=3).stderr
+    time.sleep(3)
+    project.run("submit", "tiny.yaml")
+    project.run("wait", "last")
+    assert len(project.calls("steve", "job")) == 1
+    assert project.calls("scancel")[0][1] == project.calls("steve", "cp")[0][2] == "4712"
+
+
+@pytest.mark.parametrize("listed", [False, True], ids=["nothing answers", "the list of jobs says so"])
+def test_a_job_that_is_lost_right_after_its_id_fails_after_its_retries(project, listed):
+    project.set(loses=True)
+    if listed:
+        state = ["sh", "-c", f"ls {project.cluster}/jobs/{{job_id}} 2>/dev/null || true"]
+        project.assume({"state": state}, ready="30m", lost="30m")
+    project.submit("succeed")
+    project.run("wait", "last", check=1)
+    assert project.status()["failure_class"] == "node-failure"
+    assert len(project.calls("steve", "job")) == 2
+
+
+def test_where_steps_may_not_overlap_a_run_is_looked_at_when_it_has_ended(project):
+    project.set(overlap=False)
+    project.assume(overlap=False)
+    project.submit("succeed")
+    project.run("wait", "last")
+    assert project.status()["state"] == "succeeded"
+    assert project.jobs() == []
