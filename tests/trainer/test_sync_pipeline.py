@@ -61,6 +61,11 @@ def test_a_run_leaves_metrics_checkpoint_and_summary(tmp_path: Path):
     assert load_latest(RunDir(tmp_path)).step == 20
 
 
+def test_a_run_without_evaluation_saves_its_end_too(tmp_path: Path):
+    run(make_context(tmp_path, "eval.episodes=0"))
+    assert load_latest(RunDir(tmp_path)).step == 20
+
+
 def test_checkpoints_carry_the_return_since_the_one_before_and_the_best_stays(tmp_path: Path):
     context = make_context(tmp_path, "checkpoint.keep=50")
     context.config["checkpoint"]["interval"] = 0  # whenever the one before is written

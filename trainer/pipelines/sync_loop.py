@@ -68,10 +68,8 @@ class SyncPipeline:
                 self._progress.random_return = self._evaluate(random=True)
                 self._collector.reset()
             self._train(metrics)
-            trained_return = None
-            if self._config.eval.episodes:
-                self._save(background=False)  # a stop from here on costs the evaluation alone
-                trained_return = self._evaluate(random=False)
+            self._save(background=False)  # a stop from here on costs the evaluation alone
+            trained_return = self._evaluate(random=False) if self._config.eval.episodes else None
             write_summary(
                 self._context.run_dir,
                 self._config,
