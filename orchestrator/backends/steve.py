@@ -237,7 +237,8 @@ class SteveBackend:
         """Give the allocation back, once; why it could not be, or nothing."""
         if _is_released(handle, run_dir):
             return ""
-        problem = ""
+        problem, folder = "", self._folder(run_dir, _attempt(handle))
+        self.host.write(folder / "cancelled", "")  # the process on the host goes no further
         try:
             done = self.host.run(self._words("release", handle, RELEASE), timeout=COMMAND_TIMEOUT)
         except BackendError as error:
@@ -245,7 +246,6 @@ class SteveBackend:
         else:
             if done.exit_code != 0:
                 problem = done.stderr.strip() or f"exit code {done.exit_code}"
-        folder = self._folder(run_dir, _attempt(handle))
         self.host.run(("rm", "-rf", "--", str(folder / "secrets"), f"{folder}.bundle"))
         write_atomically(_released(handle, run_dir), problem)
         return f"allocation {_job(handle)} could not be released: {problem}" if problem else ""

@@ -302,6 +302,9 @@ def test_a_job_that_is_lost_right_after_its_id_fails_after_its_retries(project, 
     project.run("wait", "last", check=1)
     assert project.status()["failure_class"] == "node-failure"
     assert len(project.calls("steve", "job")) == 2
+    typed_then = len(project.calls())
+    time.sleep(3)
+    assert len(project.calls()) - typed_then <= 1  # whoever tried to copy has given up, at most after one more time
 
 
 def test_where_steps_may_not_overlap_a_run_is_looked_at_when_it_has_ended(project):
