@@ -60,6 +60,8 @@ def next_state(old: RunState, observed: RunState, *, cancelling: bool = False) -
         observed = RunState.CANCELLED
     if old in {RunState.SETTING_UP, RunState.RUNNING} and observed is RunState.QUEUED:
         observed = RunState.REQUEUED  # the backend itself has put it back into its queue
+    if old in TERMINAL:  # only its user can have it go on
+        return old
     return observed if may_follow(old, observed) else old
 
 

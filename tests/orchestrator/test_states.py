@@ -53,9 +53,9 @@ def test_success_that_came_before_the_cancel_stays_success():
     assert next_state(RunState.RUNNING, RunState.SUCCEEDED, cancelling=True) is RunState.SUCCEEDED
 
 
-def test_nothing_follows_the_end_and_everything_else_can_be_cancelled():
+def test_after_the_end_a_run_can_be_resumed_alone_and_before_it_be_cancelled():
     for state in RunState:
-        assert (MAY_FOLLOW[state] == frozenset()) == (state in TERMINAL)
+        assert (MAY_FOLLOW[state] == {RunState.REQUEUED}) == (state in TERMINAL)
         assert may_follow(state, RunState.CANCELLED) == (state not in TERMINAL)
 
 
