@@ -34,8 +34,9 @@ MAY_FOLLOW: Mapping[RunState, frozenset[RunState]] = {
     RunState.SETTING_UP: frozenset({RunState.RUNNING, RunState.REQUEUED}) | TERMINAL,
     RunState.RUNNING: frozenset({RunState.REQUEUED}) | TERMINAL,
     RunState.REQUEUED: frozenset({RunState.QUEUED, RunState.SETTING_UP, RunState.RUNNING}) | TERMINAL,
+    # Resumed by hand.
     RunState.SUCCEEDED: frozenset({RunState.REQUEUED}),
-    RunState.FAILED: frozenset({RunState.REQUEUED}),  # resumed by hand, as are those of the next line
+    RunState.FAILED: frozenset({RunState.REQUEUED}),
     RunState.CANCELLED: frozenset({RunState.REQUEUED}),
 }
 
