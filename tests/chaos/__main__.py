@@ -2,8 +2,7 @@
 
 Each fault meets a run of its own, with real processes, started and looked at by the command line. For each it is told
 which failure class was recorded, how many optimiser steps were done twice, whether anything was left running, and
-whether the registry and the learning curve are whole. `--write` keeps that as benchmarks/results/reliability.json and
-writes docs/reliability.md from it.
+whether the registry and the learning curve are whole. `--write` writes that to docs/reliability.md.
 """
 
 from __future__ import annotations
@@ -21,7 +20,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.results import RESULTS, write_result
 from tests.chaos.faults import Fault, faults, small_disk
 from tests.chaos.subject import INTERVAL, Subject
 
@@ -30,8 +28,8 @@ PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
 INTRODUCTION = """\
 # Reliability
 
-`make chaos` writes this page. Each line is one run of the debug simulator on this machine, with real processes,
-submitted and looked at by the command line; `retry` allows four further attempts, and a checkpoint is taken every
+`make chaos` writes this page. Each line is one run of the debug simulator on two cores, with real processes, submitted
+and looked at by the command line; `retry` allows four further attempts, and a checkpoint is taken every
 second. In every line the run went on by itself, nothing of it was left running, the registry was intact, and its curve
 had every point once. "Done twice" counts the optimiser steps between the fault and the checkpoint that the next attempt
 went on from.
@@ -120,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Examine the faults whose name holds a pattern, all by default; 1 where anything is as it should not be."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pattern", nargs="?", default="")
-    parser.add_argument("--write", action="store_true", help="keep the result, and write docs/reliability.md")
+    parser.add_argument("--write", action="store_true", help="write docs/reliability.md")
     options = parser.parse_args(arguments)
     chosen = [fault for fault in faults() if options.pattern in fault.name]
     findings = []
@@ -131,7 +129,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for problem in found.problems:
                 print(f"     {problem}", flush=True)
     if options.write and not any(found.problems for found in findings):
-        write_result(RESULTS / "reliability.json", findings, ())
         PAGE.write_text(f"{INTRODUCTION}\n{table(findings)}\n", encoding="utf-8")
     return int(any(found.problems for found in findings))
 
