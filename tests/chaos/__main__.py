@@ -29,10 +29,10 @@ INTRODUCTION = """\
 # Reliability
 
 `make chaos` writes this page. Each line is one run of the debug simulator on two cores, with real processes, submitted
-and looked at by the command line; `retry` allows four further attempts, and a checkpoint is taken every
-second. In every line the run went on by itself, nothing of it was left running, the registry was intact, and its curve
-had every point once. "Done twice" counts the optimiser steps between the fault and the checkpoint that the next attempt
-went on from.
+and looked at by the command line; `retry` allows four further attempts, and a checkpoint is taken every second. In every
+line nothing was left running and the registry was intact; in every line but that of training which diverges, the run
+went on by itself to its end, and its curve has every point once. "Done twice" counts the optimiser steps between the
+fault and the checkpoint that the next attempt went on from.
 """
 
 
