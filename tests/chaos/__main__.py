@@ -29,7 +29,7 @@ INTRODUCTION = """\
 # Reliability
 
 `make chaos` writes this page. Each line is one run of the debug simulator on two cores, with real processes, submitted
-and looked at by the command line; `retry` allows four further attempts, and a checkpoint is taken every second. In every
+and looked at by the command line; `retry` allows four further attempts, one checkpoint is taken a second. In every
 line nothing was left running and the registry was intact; in every line but that of training which diverges, the run
 went on by itself to its end, and its curve has every point once. "Done twice" counts the optimiser steps between the
 fault and the checkpoint that the next attempt went on from.
