@@ -9,7 +9,7 @@ from orchestrator.errors import UsageError
 from orchestrator.overrides import override_words
 from orchestrator.runs import RunRecord, RunStore
 from orchestrator.spec import load_job
-from orchestrator.states import TERMINAL, RunState
+from orchestrator.states import RunState
 from trainer.run_dir import RunDir
 
 
@@ -29,15 +29,13 @@ def resume(store: RunStore, record: RunRecord, settings: Sequence[str], checkpoi
     run_dir = RunDir(record.run_dir)
     if record.backend == "slurm":
         raise UsageError(f"{record.run_id}: Slurm starts the attempts of a run itself; submit the job again")
-    if record.state not in TERMINAL:
-        raise UsageError(f"{record.run_id} has not ended: it is {record.state}")
     if record.state is RunState.SUCCEEDED and not settings:
         raise UsageError(f"{record.run_id} has succeeded; give it more to do: optimization.total_optim_steps=NUMBER")
     words = _words(run_dir, settings)
     folder = None if checkpoint is None else _checkpoint(run_dir, checkpoint)
     store.resume(record.run_id, words)
     if folder is not None:
-        _go_back(run_dir, folder)
+        run_dir.point_checkpoint("latest", folder.name)  # where the trainer goes on
     run_dir.success.unlink(missing_ok=True)  # the trainer starts nothing where it is
 
 
@@ -55,11 +53,3 @@ def _checkpoint(run_dir: RunDir, name: str) -> Path:
         names = sorted(path.name for path in run_dir.checkpoints.glob("step_*")) or ["none"]
         raise UsageError(f"--from {name}: {run_dir.root.name} has no such checkpoint; it has {', '.join(names)}")
     return folder
-
-
-def _go_back(run_dir: RunDir, folder: Path) -> None:
-    """What `latest` points to is where the trainer goes on."""
-    link = run_dir.checkpoints / ".tmp-latest"
-    link.unlink(missing_ok=True)
-    link.symlink_to(folder.name)
-    link.replace(run_dir.checkpoints / "latest")

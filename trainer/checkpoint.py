@@ -98,9 +98,10 @@ def save(
         if final.exists():  # before learning begins, or after the run went back behind a corrupt one
             final.rename(folder / f"{_REPLACED}{final.name}")
         temporary.rename(final)
-        _point(folder, "latest", final.name)
+        run_dir.point_checkpoint("latest", final.name)
         if score is not None and score >= _best_score(folder, step):
-            _point(folder, "best", final.name)
+            run_dir.point_checkpoint("best", final.name)
+        _sync_folder(folder)
     except OSError:
         sweep(run_dir)
         raise
@@ -273,14 +274,6 @@ def _write_manifest(path: Path, run_dir: RunDir, step: int, score: float | None,
         json.dump(manifest, file, indent=1)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _point(folder: Path, name: str, target: str) -> None:
-    link = folder / (_TEMPORARY + name)
-    link.unlink(missing_ok=True)
-    link.symlink_to(target)
-    link.replace(folder / name)
-    _sync_folder(folder)
 
 
 def _best_score(folder: Path, step: int) -> float:

@@ -9,6 +9,7 @@ import json
 import os
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from enum import IntEnum, StrEnum
 from pathlib import Path
@@ -176,6 +177,19 @@ class RunDir:
     def write_status(self, status: Status) -> None:
         write_atomically(self.status, json.dumps(asdict(status)), durable=False)
 
+    def has_trained(self, number: int) -> bool:
+        """Whether the trainer of an attempt has given a sign of life; a status that cannot be read is none."""
+        with suppress(ValueError, KeyError, TypeError):
+            status = self.read_status()
+            return status is not None and status.attempt == number
+        return False
+
+    def read_exit_code(self, number: int) -> int | None:
+        """The set-up script's exit status; None where it has left none, or an empty file on a full disk."""
+        with suppress(FileNotFoundError, ValueError):
+            return int(self.exit_code(number).read_text(encoding="ascii"))
+        return None
+
     def read_status(self) -> Status | None:
         """Where the attempt stands, or None where nothing was written yet."""
         raw = read_json(self.status)
@@ -210,6 +224,13 @@ class RunDir:
         """Mark the run as done; a failure of an earlier attempt is history then."""
         write_atomically(self.success, json.dumps({"attempt": attempt, "time": time.time()}))
         self.failure.unlink(missing_ok=True)
+
+    def point_checkpoint(self, name: str, target: str) -> None:
+        """Have the link `name` in `checkpoints/` lead to the checkpoint `target`, in one step."""
+        link = self.checkpoints / f".tmp-{name}"  # what a crash leaves is swept away with unfinished checkpoints
+        link.unlink(missing_ok=True)
+        link.symlink_to(target)
+        link.replace(self.checkpoints / name)
 
     def read_summary(self) -> Mapping[str, Any] | None:
         return read_json(self.summary)

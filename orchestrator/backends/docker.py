@@ -154,7 +154,7 @@ class DockerBackend:
                     run_dir = RunDir(handles[handle])
                     number = _attempt_of(container, run_dir)
                     if states.get(container) in {"created", "running", "paused", "restarting"}:
-                        state = RunState.RUNNING if _trained(run_dir, number) else RunState.SETTING_UP
+                        state = RunState.RUNNING if run_dir.has_trained(number) else RunState.SETTING_UP
                         seen[handle] = Observation(state, attempt=number)
                     elif states.get(container) == "removing":
                         continue
@@ -260,14 +260,6 @@ def _attempt_of(container: str, run_dir: RunDir) -> int:
     return next((n for n, record in noted.items() if record.get("id") == container), max(numbers, default=1))
 
 
-def _trained(run_dir: RunDir, number: int) -> bool:
-    """Whether the trainer of this attempt has given a sign of life."""
-    with contextlib.suppress(ValueError, KeyError, TypeError):
-        status = run_dir.read_status()
-        return status is not None and status.attempt == number
-    return False
-
-
 def _ended(client: docker.APIClient, container: str, run_dir: RunDir, number: int) -> Ended:
     """How an attempt's container ended. What the engine says is noted beside the log, and the container removed."""
     import docker
@@ -285,9 +277,6 @@ def _ended(client: docker.APIClient, container: str, run_dir: RunDir, number: in
     failure = None
     with contextlib.suppress(ValueError, KeyError, TypeError):
         failure = run_dir.read_failure()
-    script_code = None
-    with contextlib.suppress(FileNotFoundError, ValueError):
-        script_code = int(run_dir.exit_code(number).read_text(encoding="ascii"))
     return Ended(
         exit_code=state.get("ExitCode"),
         out_of_memory=bool(state.get("OOMKilled")),
@@ -295,6 +284,6 @@ def _ended(client: docker.APIClient, container: str, run_dir: RunDir, number: in
         gone=not state,
         success=run_dir.success.exists(),
         failure=failure if failure is not None and failure.attempt == number else None,
-        script_code=script_code,
-        trained=_trained(run_dir, number),
+        script_code=run_dir.read_exit_code(number),
+        trained=run_dir.has_trained(number),
     )

@@ -7,7 +7,6 @@ twice.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import signal
@@ -179,7 +178,7 @@ class LocalBackend:
         process = Process.parse(handle)
         number = _attempt_of(handle, run_dir)
         if process.is_alive:
-            trained = number is not None and _has_status(run_dir, number)
+            trained = number is not None and run_dir.has_trained(number)
             return Observation(RunState.RUNNING if trained else RunState.SETTING_UP, attempt=number)
         if number is None:
             return _failed(FailureClass.LOST, None, f"{run_dir.root} is gone or no longer holds the attempt")
@@ -218,29 +217,17 @@ def _belonging(attempts: Mapping[Process, tuple[RunDir, int]]) -> Sequence[Entry
     return list(found.values())
 
 
-def _has_status(run_dir: RunDir, number: int) -> bool:
-    """Whether the trainer of this attempt has given a sign of life."""
-    with contextlib.suppress(ValueError, KeyError, TypeError):
-        status = run_dir.read_status()
-        return status is not None and status.attempt == number
-    return False
-
-
 def _read_markers(process: Process, run_dir: RunDir, number: int) -> Markers:
     failure = None
     try:
         failure = run_dir.read_failure()
     except (ValueError, KeyError, TypeError) as error:
         failure = Failure(FailureClass.CRASH, f"{run_dir.failure} cannot be read: {error}", attempt=number)
-    try:
-        exit_code = int(run_dir.exit_code(number).read_text(encoding="ascii"))
-    except (FileNotFoundError, ValueError):  # empty where the disk was full
-        exit_code = None
     return Markers(
         success=run_dir.success.exists(),
         failure=failure if failure is not None and failure.attempt == number else None,
-        exit_code=exit_code,
-        trained=_has_status(run_dir, number),
+        exit_code=run_dir.read_exit_code(number),
+        trained=run_dir.has_trained(number),
         restarted=process.is_here and not process.is_of_this_boot,
         disk_full=shutil.disk_usage(run_dir.root).free < FULL_DISK,
     )

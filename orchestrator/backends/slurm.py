@@ -334,18 +334,13 @@ def _source(request: LaunchRequest) -> Path:
 def _read_markers(run_dir: RunDir) -> Markers:
     attempts = run_dir.attempts()
     number = attempts[-1] if attempts else None
-    failure, status, exit_code = None, None, None
+    failure = None
     with contextlib.suppress(ValueError, KeyError, TypeError):
         failure = run_dir.read_failure()
-    with contextlib.suppress(ValueError, KeyError, TypeError):
-        status = run_dir.read_status()
-    if number is not None:
-        with contextlib.suppress(FileNotFoundError, ValueError):
-            exit_code = int(run_dir.exit_code(number).read_text(encoding="ascii"))
     return Markers(
         attempt=number,
         success=run_dir.success.exists(),
         failure=failure if failure is not None and failure.attempt == number else None,
-        exit_code=exit_code,
-        trained=status is not None and status.attempt == number,
+        exit_code=None if number is None else run_dir.read_exit_code(number),
+        trained=number is not None and run_dir.has_trained(number),
     )

@@ -198,7 +198,7 @@ class SteveBackend:
             return replace(seen, message="; ".join(filter(None, [seen.message, problem])))
         self._pull_sometimes(steps, run_dir, handle)
         attempt = max(RunDir(run_dir).attempts(), default=number)
-        trained = _has_trained(RunDir(run_dir), attempt)
+        trained = RunDir(run_dir).has_trained(attempt)
         return Observation(RunState.RUNNING if trained else RunState.SETTING_UP, attempt=attempt)
 
     def _silence(self, handle: str, run_dir: Path, phase: Phase, reason: str) -> Observation | None:
@@ -321,9 +321,7 @@ def outcome(run_dir: RunDir, first: int, reason: str, *, lost: bool = False) -> 
         lost: The allocation is gone; it, and no failure that was followed by another attempt, is the reason.
     """
     attempt = max([first, *run_dir.attempts()])
-    code, failure = None, None
-    with contextlib.suppress(FileNotFoundError, ValueError):
-        code = int(run_dir.exit_code(attempt).read_text(encoding="ascii"))
+    code, failure = run_dir.read_exit_code(attempt), None
     with contextlib.suppress(ValueError, KeyError, TypeError):
         failure = run_dir.read_failure()
     if run_dir.success.exists():
@@ -335,7 +333,7 @@ def outcome(run_dir: RunDir, first: int, reason: str, *, lost: bool = False) -> 
         return Observation(RunState.FAILED, FailureClass.PREEMPTED, code, message, attempt)
     if lost:
         return Observation(RunState.FAILED, FailureClass.NODE_FAILURE, code, reason, attempt)
-    failure_class = FailureClass.CRASH if _has_trained(run_dir, attempt) else FailureClass.SETUP
+    failure_class = FailureClass.CRASH if run_dir.has_trained(attempt) else FailureClass.SETUP
     return Observation(RunState.FAILED, failure_class, code, reason, attempt)
 
 
@@ -349,14 +347,6 @@ def _to_go_on_from(here: Path, *, checkpoints: bool) -> list[Path]:
         if latest.exists():
             wanted += [latest.resolve(), latest]
     return [path for path in wanted if path.exists()]
-
-
-def _has_trained(run_dir: RunDir, attempt: int) -> bool:
-    """Whether the trainer of an attempt has given a sign of life."""
-    with contextlib.suppress(ValueError, KeyError, TypeError):
-        status = run_dir.read_status()
-        return status is not None and status.attempt == attempt
-    return False
 
 
 def _handles(run_dir: Path) -> list[str]:

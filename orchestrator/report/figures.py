@@ -17,7 +17,7 @@ FPS, STEPS_PER_S = "throughput/fps", "throughput/steps_per_s"
 COLOURS = ("#2f7ed8", "#e0812b", "#2a9d6f", "#c8507a", "#8466c9", "#8a6d3b", "#1fa5b5", "#9a9f35")
 
 
-def library() -> str:
+def bokeh() -> str:
     """Bokeh's own JavaScript, as its Python package carries it."""
     scripts = Resources(mode="inline", components=["bokeh"]).js_raw
     return "\n".join(scripts).replace("</script", r"<\/script")

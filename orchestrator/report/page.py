@@ -38,7 +38,7 @@ def render(report: Report, link: Link, *, live: bool = False, whole: bool = True
         timeline=timeline(report),
         numbers=figures.numbers(report),
         charts=figures.charts() if whole else {},
-        library=Markup(figures.library() if whole else ""),
+        bokeh=Markup(figures.bokeh() if whole else ""),
         link=link,
         refresh=REFRESH if live else 0,
         groups={member: group for group, own in enumerate(report.groups) for member in own.members},
