@@ -1,4 +1,4 @@
-"""Who runs a job: one backend a file, nothing shared sideways."""
+"""Who runs a job: one backend a file or a folder, nothing shared sideways."""
 
 from __future__ import annotations
 

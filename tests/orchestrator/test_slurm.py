@@ -13,11 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_plan import planned, read_job
 
-from orchestrator.backends.slurm import FAILURES, STATES, Markers, SlurmBackend, outcome
+from orchestrator.backends.slurm import SlurmBackend
+from orchestrator.backends.slurm.batch_script import array_option, directive, enroot_image, warning_seconds
+from orchestrator.backends.slurm.outcomes import FAILURES, STATES, Markers, outcome
+from orchestrator.backends.slurm.queries import Entry, job_numbers, parse_sacct, parse_squeue, waiting_message
 from orchestrator.errors import BackendError, UsageError
 from orchestrator.profile import Profile
-from orchestrator.slurm_queries import Entry, job_numbers, parse_sacct, parse_squeue, waiting_message
-from orchestrator.slurm_script import array_option, directive, enroot_image, warning_seconds
 from orchestrator.states import FailureClass, RunState
 from trainer.run_dir import Failure
 

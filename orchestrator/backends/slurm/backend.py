@@ -7,7 +7,6 @@ time limit or a failure because the batch script asks for it.
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 import tempfile
 import time
@@ -18,11 +17,9 @@ from pathlib import Path
 from typing import ClassVar
 
 from orchestrator.backends.base import BATCH_SCRIPT, Launch, LaunchRequest, Observation
-from orchestrator.errors import BackendError, UsageError
-from orchestrator.hosts import Completed, Host, LocalHost
-from orchestrator.mirror import fetch_logs, fetch_markers
-from orchestrator.profile import Profile
-from orchestrator.slurm_queries import (
+from orchestrator.backends.slurm.batch_script import RUNTIMES, array_option, batch_script, folder_of
+from orchestrator.backends.slurm.outcomes import STATES, outcome, read_markers
+from orchestrator.backends.slurm.queries import (
     NO_ACCOUNTING,
     SACCT,
     SQUEUE,
@@ -32,84 +29,17 @@ from orchestrator.slurm_queries import (
     parse_squeue,
     waiting_message,
 )
-from orchestrator.slurm_script import RUNTIMES, array_option, batch_script, folder_of
-from orchestrator.states import FailureClass, RunState
+from orchestrator.errors import BackendError, UsageError
+from orchestrator.hosts import Completed, Host, LocalHost
+from orchestrator.mirror import fetch_logs, fetch_markers
+from orchestrator.profile import Profile
+from orchestrator.states import RunState
 from orchestrator.submission import AmbiguousSubmission, Submitted, adopt, submit_once
-from trainer.run_dir import ExitCode, Failure, RunDir
+from trainer.run_dir import RunDir
 
 COMMAND_TIMEOUT = 60.0  # seconds; a busy slurmctld answers late
 SHORTEST_PAUSE, LONGEST_PAUSE = 1.0, 30.0  # seconds between two questions; they grow while nothing happens
 END_TAKES = 90.0  # seconds for Slurm to end by force what it was told to cancel: KillWait, and the nodes' own time
-
-STATES: Mapping[str, RunState] = {
-    "PENDING": RunState.QUEUED,
-    "REQUEUED": RunState.QUEUED,
-    "REQUEUE_FED": RunState.QUEUED,
-    "REQUEUE_HOLD": RunState.QUEUED,
-    "RESV_DEL_HOLD": RunState.QUEUED,
-    "SPECIAL_EXIT": RunState.QUEUED,
-    "CONFIGURING": RunState.SETTING_UP,
-    "RUNNING": RunState.RUNNING,
-    "COMPLETING": RunState.RUNNING,
-    "RESIZING": RunState.RUNNING,
-    "SIGNALING": RunState.RUNNING,
-    "STAGE_OUT": RunState.RUNNING,
-    "STOPPED": RunState.RUNNING,
-    "SUSPENDED": RunState.RUNNING,
-    "COMPLETED": RunState.SUCCEEDED,
-    "CANCELLED": RunState.CANCELLED,
-}  # every other state is a failure
-FAILURES: Mapping[str, tuple[FailureClass, str]] = {
-    "TIMEOUT": (FailureClass.TIMEOUT, "Slurm ended it at its time limit"),
-    "DEADLINE": (FailureClass.TIMEOUT, "Slurm ended it at its deadline"),
-    "PREEMPTED": (FailureClass.PREEMPTED, "Slurm took its nodes for another job"),
-    "NODE_FAIL": (FailureClass.NODE_FAILURE, "a node of it failed"),
-    "BOOT_FAIL": (FailureClass.NODE_FAILURE, "a node of it did not boot"),
-    "OUT_OF_MEMORY": (FailureClass.OUT_OF_MEMORY, "it took more memory than resources.memory allows"),
-    "REVOKED": (FailureClass.LOST, "another cluster of the federation has taken it over"),
-}
-
-
-@dataclass(frozen=True)
-class Markers:
-    """What a run directory says of the last attempt in it."""
-
-    attempt: int | None = None
-    success: bool = False
-    failure: Failure | None = None
-    exit_code: int | None = None
-    trained: bool = False  # its trainer gave a sign of life
-
-
-def outcome(entry: Entry | None, markers: Markers) -> Observation:
-    """What became of a job that has ended, or that Slurm does not know any more. COMPLETED alone is no success.
-
-    Args:
-        entry: None where Slurm does not know it.
-        markers: Of its run directory.
-    """
-    code = markers.exit_code if entry is None or entry.exit_code is None else entry.exit_code
-    if markers.success:
-        return Observation(RunState.SUCCEEDED, exit_code=code, attempt=markers.attempt)
-    if entry is not None and entry.state in FAILURES:
-        return Observation(RunState.FAILED, FAILURES[entry.state][0], code, FAILURES[entry.state][1], markers.attempt)
-    if entry is not None and STATES.get(entry.state) is RunState.CANCELLED:
-        return Observation(RunState.CANCELLED, None, code, "cancelled in Slurm", markers.attempt)
-    if markers.failure is not None:
-        failure = markers.failure
-        return Observation(RunState.FAILED, failure.failure_class, code, failure.message, markers.attempt)
-    code = code if markers.exit_code is None else markers.exit_code  # the script's own word is the better one
-    if code is None and entry is None and markers.attempt is None:  # as a task of an array vanishes
-        return Observation(RunState.CANCELLED, message="taken out of Slurm's queue before it started")
-    if code is None and entry is None:
-        message = "Slurm does not know its job any more, and it left no word"
-        return Observation(RunState.FAILED, FailureClass.LOST, None, message, markers.attempt)
-    if code == ExitCode.RESUMABLE:
-        message = "stopped from outside after saving a checkpoint"
-        return Observation(RunState.FAILED, FailureClass.PREEMPTED, code, message, markers.attempt)
-    failure_class = FailureClass.CRASH if markers.trained else FailureClass.SETUP
-    message = f"ended with exit code {'unknown' if code is None else code} and without SUCCESS"
-    return Observation(RunState.FAILED, failure_class, code, message, markers.attempt)
 
 
 @dataclass
@@ -234,7 +164,7 @@ class SlurmBackend:
     def _observe(self, entry: Entry | None, run_dir: Path, complete: bool) -> Observation | None:
         if entry is not None and STATES.get(entry.state) is RunState.QUEUED:
             return Observation(RunState.QUEUED, message=waiting_message(entry))
-        markers = _read_markers(RunDir(run_dir))
+        markers = read_markers(RunDir(run_dir))
         if entry is not None and STATES.get(entry.state) in {RunState.SETTING_UP, RunState.RUNNING}:
             return Observation(RunState.RUNNING if markers.trained else RunState.SETTING_UP, attempt=markers.attempt)
         if entry is None and not complete and not (markers.success or markers.failure):
@@ -329,18 +259,3 @@ class SlurmBackend:
 def _source(request: LaunchRequest) -> Path:
     """The run directory on this machine."""
     return next((upload.source for upload in request.uploads if upload.target == request.run_dir), request.run_dir)
-
-
-def _read_markers(run_dir: RunDir) -> Markers:
-    attempts = run_dir.attempts()
-    number = attempts[-1] if attempts else None
-    failure = None
-    with contextlib.suppress(ValueError, KeyError, TypeError):
-        failure = run_dir.read_failure()
-    return Markers(
-        attempt=number,
-        success=run_dir.success.exists(),
-        failure=failure if failure is not None and failure.attempt == number else None,
-        exit_code=None if number is None else run_dir.read_exit_code(number),
-        trained=number is not None and run_dir.has_trained(number),
-    )
