@@ -8,12 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from orchestrator.backends.steve.commands import GIVEN
 from orchestrator.job import GitSource, PackageSource, PathSource, Setup
 from orchestrator.profile import Profile
 from orchestrator.retry import IN_PLACE, RetryPolicy
 from orchestrator.script import ContainerSetup, Install, ScriptContext
 from orchestrator.spec import JobSpec, train_arguments
-from orchestrator.steve_script import GIVEN
 from orchestrator.tasks import simulator_of
 
 DEFAULT_SIMULATOR = "mjlab"  # of trainer/conf/config.yaml

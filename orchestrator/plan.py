@@ -21,6 +21,7 @@ from orchestrator.backends.base import (
     SweepPlace,
     Upload,
 )
+from orchestrator.backends.steve.commands import steve_warnings
 from orchestrator.environment import host_folders, in_container, is_isaac, script_context, unused_settings
 from orchestrator.errors import UsageError
 from orchestrator.job import Sweep
@@ -28,7 +29,6 @@ from orchestrator.profile import Profile
 from orchestrator.script import ScriptContext, render_script
 from orchestrator.snapshot import Snapshot, snapshot_folder
 from orchestrator.spec import JobSpec, job_to_yaml
-from orchestrator.steve_script import steve_warnings
 from orchestrator.sweep import SweepMember, expand
 from trainer.run_dir import RunDir
 

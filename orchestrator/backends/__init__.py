@@ -35,7 +35,7 @@ def load_backend(name: str, profile: Callable[[], Profile]) -> Backend:
 
         return SlurmBackend.at(profile())
     if name == "steve":
-        from orchestrator.backends.steve import SteveBackend
+        from orchestrator.backends.steve.backend import SteveBackend
 
         return SteveBackend.at(profile())
     raise UsageError(f"there is no backend {name}")

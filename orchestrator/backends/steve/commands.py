@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from orchestrator.backends.base import JOB_ID, LaunchRequest
 from orchestrator.errors import UsageError
 from orchestrator.job import PathSource
+from orchestrator.script import shell_environment
 
 if TYPE_CHECKING:
     from orchestrator.profile import Profile
@@ -17,85 +18,7 @@ if TYPE_CHECKING:
 
 SCRIPT, CODE, GIVEN = "setup-and-run.sh", "longshore.tar.gz", "longshore.env"  # files of the container's folder
 ALLOCATE = "allocate.sh"
-
-# Prints the job's id and goes on by itself: neither a queue nor a set-up of minutes needs the submitter. It carries
-# none of the run's marks, because the set-up script ends every process that does.
-BEGIN = r"""#!/bin/bash
-# Allocates, copies, sets up and starts one attempt; `phase` says how far it has come. Typed in its own folder.
-set -u
-folder=$PWD
-phase() {
-  if [[ -e "$folder/cancelled" ]]; then
-    exit
-  fi
-  printf '%s\n' "$*" >"$folder/phase.tmp" && mv -f -- "$folder/phase.tmp" "$folder/phase"
-}
-phase allocating
-"""
-# Warnings may stand before the id, with numbers in them: the id is a line of its own, and the last one.
-START = r"""
-status=$?
-JOBID=$(grep -xE '[[:space:]]*[0-9]+[[:space:]]*' <<<"$JOBID" | tail -n 1 | tr -d '[:space:]')
-if [[ -z "$JOBID" ]] && ((status == 0)); then
-  echo 'steve job has succeeded and printed no id: an unexpected message' >&2 # so nobody knows what it did
-  exit 1
-elif [[ -z "$JOBID" ]]; then
-  exit "$status"
-fi
-printf '%s\n' "$JOBID"
-
-start() {
-  trap '' HUP
-  cd -- "$bundle" || { phase "failed $bundle is gone"; return; }
-  phase waiting
-  until=$((SECONDS + ready)) pause=1
-  while true; do
-    begun=$EPOCHSECONDS
-    if copy_script; then
-      break
-    elif ((SECONDS >= until)); then
-      phase silent
-      return
-    fi
-    sleep "$pause"
-    phase waiting
-    pause=$((pause < 15 ? pause + 1 : 15))
-  done
-  phase copying
-  (
-    umask 077
-    printf 'LONGSHORE_ATTEMPT=%d\0' "$attempt"
-    if [[ -n "$time_limit" ]]; then
-      printf 'LONGSHORE_DEADLINE=%d\0' "$((begun + time_limit))"
-    fi
-    if [[ -e "$folder/secrets" ]]; then
-      cat -- "$folder/secrets"
-    else
-      printf '\0'
-    fi
-  ) >given.tmp
-  mv -f -- given.tmp longshore.env
-  if ! copy_rest; then
-    phase failed 'the code could not be copied'
-    return
-  fi
-  cd / && rm -rf -- "$bundle" "$folder/secrets"
-  phase setting-up
-  if ! set_up; then
-    phase failed 'the set-up has failed'
-    return
-  fi
-  phase starting
-  if train; then
-    phase started
-  else
-    phase failed 'the detached step could not be started'
-  fi
-}
-"""
-END = r"""
-start >>"$folder/output" 2>&1 </dev/null &
-"""
+TEMPLATE = f"steve/{ALLOCATE}.j2"
 
 
 def steve_commands(request: LaunchRequest, command: Sequence[str], folder: str) -> tuple[tuple[str, ...], ...]:
@@ -146,39 +69,16 @@ def allocation_script(
         time_limit: Seconds that it may take.
         ready: Seconds from the id to the first copy that succeeds.
     """
-    job, script, *rest, build, train = commands
-    values = {
-        "bundle": bundle,
-        "attempt": attempt,
-        "ready": ready,
-        "time_limit": "" if time_limit is None else int(time_limit),
-    }
-    settings = "".join(f"{name}={shlex.quote(str(value))}\n" for name, value in values.items())
-    functions = {
-        "copy_script": typed(script),
-        "copy_rest": " &&\n    ".join(map(typed, rest)),
-        "set_up": typed(build),
-        "train": typed(train),
-    }
-    bodies = "".join(f"{name}() {{\n  {body}\n}}\n" for name, body in functions.items())
-    return f"{BEGIN}JOBID=$({_job_lines(job)}){START}{bodies}{settings}{END}"
+    names = ("job", "copy_script", "copy_given", "copy_code", "unpack", "set_up", "train")
+    values: dict[str, object] = dict(zip(names, commands, strict=True))
+    values |= {"bundle": bundle, "attempt": attempt, "ready": ready}
+    values["time_limit"] = "" if time_limit is None else int(time_limit)
+    return shell_environment().get_template(TEMPLATE).render(values)
 
 
 def typed(words: Sequence[str]) -> str:
     """A command as it is typed."""
     return " ".join(f'"{word}"' if word == JOB_ID else shlex.quote(word) for word in words)
-
-
-def _job_lines(words: Sequence[str]) -> str:
-    """`steve job` with an option a line."""
-    line, lines = "", []
-    for word in map(shlex.quote, words):
-        if word.startswith("--"):
-            lines.append(line)
-            line = f"    {word}"
-        else:
-            line = f"{line} {word}".lstrip() if not lines else f"{line} {word}"
-    return " \\\n".join([*lines, line])
 
 
 def _job_words(request: LaunchRequest) -> Iterator[str]:

@@ -20,14 +20,14 @@ from pathlib import Path
 from typing import ClassVar
 
 from orchestrator.backends.base import Launch, LaunchRequest, Observation
+from orchestrator.backends.steve.commands import ALLOCATE, CODE, SCRIPT, allocation_script, steve_commands, with_words
+from orchestrator.backends.steve.steps import Life, StepHost
 from orchestrator.errors import BackendError, UsageError
 from orchestrator.hosts import Host, LocalHost
 from orchestrator.mirror import fetch_logs, fetch_markers
 from orchestrator.profile import Assumptions, Profile
 from orchestrator.quantities import duration_seconds
 from orchestrator.states import FailureClass, RunState
-from orchestrator.steve_script import ALLOCATE, CODE, SCRIPT, allocation_script, steve_commands, with_words
-from orchestrator.steve_steps import Life, StepHost
 from orchestrator.submission import submit_once
 from trainer.run_dir import ExitCode, RunDir, write_atomically
 
