@@ -190,25 +190,27 @@ def logs(
     follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on until the run has ended.")] = False,
     attempt: Annotated[int | None, typer.Option("--attempt", metavar="N", help="Only this attempt.")] = None,
 ) -> int:
-    """Print what a run has written."""
+    """Print what a run, or each run of a sweep, has written."""
     from orchestrator.follow import LogTail, Screen, follow_runs
     from trainer.run_dir import RunDir
 
     store = existing_store(run)
-    record = store.get(run)
-    fetch_logs([record])
-    attempts = RunDir(record.run_dir).attempts()
-    if attempt is not None and attempt not in attempts:
-        known = ", ".join(map(str, attempts)) or "none yet"
-        raise UsageError(f"{record.run_id} has no attempt {attempt}; attempts: {known}")
+    records = store.resolve(run)
+    fetch_logs(records)
+    attempts = {record.run_id: RunDir(record.run_dir).attempts() for record in records}
+    if attempt is not None and not any(attempt in numbers for numbers in attempts.values()):
+        known = ", ".join(map(str, sorted({number for numbers in attempts.values() for number in numbers})))
+        raise UsageError(f"{run} has no attempt {attempt}; attempts: {known or 'none yet'}")
     if follow:
-        with Screen(1, sys.stdout, sys.stderr) as screen:
-            follow_runs(observer(store, [record.run_id]), screen, attempt=attempt)
-    elif attempts:
+        with Screen(len(records), sys.stdout, sys.stderr) as screen:
+            follow_runs(observer(store, list(attempts)), screen, attempt=attempt)
+        return 0
+    for record in records:
+        whose = f"{record.run_id} | " if len(records) > 1 else ""
         for line in LogTail(record.run_dir, attempt).read(final=True):
-            sys.stdout.write(line)
-    else:
-        say(f"{record.run_id}: {record.state}, nothing written yet")
+            sys.stdout.write(whose + line)
+        if not attempts[record.run_id]:
+            say(f"{record.run_id}: {record.state}, nothing written yet")
     return 0
 
 

@@ -47,7 +47,7 @@ from orchestrator.fields import (
     VariableValue,
     Version,
 )
-from orchestrator.nodes import Mark, shown
+from orchestrator.nodes import Mark, differences, shown
 from orchestrator.overrides import TrainValue, key_error, value_error
 from orchestrator.quantities import duration_seconds, memory_mib
 from orchestrator.retry import RetryPolicy
@@ -381,7 +381,20 @@ class JobSpec(Model):
                 yield ("secrets", index), f"{name} stands in environment too; a secret's value stands in no file"
             if name in self.secrets[:index]:
                 yield ("secrets", index), f"{name} stands twice"
+        yield from self._repeated_runs()
         targets = [mount.target for mount in self.mounts]
         for index, target in enumerate(targets):
             if target in targets[:index]:
                 yield ("mounts", index, "target"), f"{shown(target)} stands twice; one folder is mounted there"
+
+    def _repeated_runs(self) -> Iterator[tuple[KeyPath, str]]:
+        """Rows of `zip` and `list` that come to the same run; a product of axes has none."""
+        if self.sweep is None or not (self.sweep.zipped or self.sweep.listed):
+            return
+        seen: set[tuple[tuple[str, str], ...]] = set()
+        for row in self.sweep.combinations():
+            run = tuple(sorted(_identities(self.train | row).items()))
+            if run in seen:
+                yield ("sweep",), f"makes a run twice: {differences(row)}; each run is started once"
+                return
+            seen.add(run)

@@ -65,6 +65,9 @@ class MappingNode:
 Node: TypeAlias = ScalarNode | SequenceNode | MappingNode
 
 
+LONGEST_LINE = 1000  # characters of what sets a run apart: lists of layers may stand in it
+
+
 def printable(text: str, limit: int = 80) -> str:
     """`text` on one line without control characters, cut to `limit` characters."""
     line = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text[: limit + 1])
@@ -84,6 +87,11 @@ def shown(value: object) -> str:
     if isinstance(value, list | tuple):
         return "a list"
     return printable(str(value))
+
+
+def differences(differs: Mapping[str, object]) -> str:
+    """What sets a run of a sweep apart, on one line: `env.name=Isaac-Ant-v0 seed=1`."""
+    return printable(" ".join(f"{key}={value}" for key, value in differs.items()), LONGEST_LINE)
 
 
 def join_key(parent: str, key: str | int) -> str:

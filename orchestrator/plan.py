@@ -39,7 +39,7 @@ class PlannedRun:
 
     Attributes:
         run_id: The plan's id, with the index appended in a sweep.
-        name: The job's name, with the index appended in a sweep.
+        name: The job's name, with what differs appended in a sweep.
         index: Place in the sweep, 0 for a single run.
         key: Submission key, hexadecimal: equal keys are the same work.
         job: What it runs; has no sweep.
@@ -173,7 +173,7 @@ class _Planner:
         job = member.job
         run_id = f"{self.plan_id}-{member.index:03d}" if self.sweep else self.plan_id
         here, run_dir = self.home / run_id, RunDir(self.root / run_id)
-        key = submission_key(job, self.snapshot, self.profile, member.index)
+        key = submission_key(job, self.snapshot, self.profile)
         request = LaunchRequest(
             run_id,
             run_dir.root,
@@ -267,13 +267,15 @@ def _root(job: JobSpec, profile: Profile, home: Path) -> Path:
     return Path(profile.shared) if job.backend == "slurm" and profile.shared else home
 
 
-def submission_key(job: JobSpec, snapshot: Snapshot, profile: Profile, index: int) -> str:
-    """SHA-256 over what makes a submission: submitting an unfinished key again finishes it."""
+def submission_key(job: JobSpec, snapshot: Snapshot, profile: Profile) -> str:
+    """SHA-256 over what makes a submission: submitting an unfinished key again finishes it.
+
+    The place in a sweep is no part of it: a sweep that has grown submits what is new.
+    """
     canonical = {
         "job": job.model_dump(mode="json"),
         "snapshot": snapshot.digest,
         "profile": profile.model_dump(mode="json"),
-        "index": index,
     }
     return hashlib.sha256(json.dumps(canonical, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 

@@ -47,7 +47,8 @@ class RunStore(Registry):
     def add_plan(self, plan: Plan, *, again: bool = False, max_parallel: int | None = None) -> tuple[Registered, ...]:
         """Register a plan's runs as `submitting`, in one step: all of them, or none where it fails.
 
-        A run whose key is taken already is not made again; the older one is returned in its place.
+        A run whose key is taken already is not made again; the older one is returned in its place. What a sweep lacks
+        that was submitted before joins it: its runs stay one thing, and one limit holds for all of them.
 
         Args:
             plan: What is going to be submitted.
@@ -59,7 +60,8 @@ class RunStore(Registry):
             verdicts = [judge(last[run.key].state if run.key in last else None, again=again) for run in plan.runs]
             new = [run for run, verdict in zip(plan.runs, verdicts, strict=True) if verdict is Verdict.NEW]
             if new:
-                self._insert(plan, new, max_parallel, self._clock())
+                joined = None if again else self._sweep_of(plan, last.values())
+                self._insert(plan, new, joined, max_parallel, self._clock())
             now = self.find_by_keys([run.key for run in plan.runs])
         return tuple(Registered(run, now[run.key], verdict) for run, verdict in zip(plan.runs, verdicts, strict=True))
 
@@ -276,8 +278,12 @@ class RunStore(Registry):
             UsageError: It means nothing, or may mean several things.
         """
         with self._explained():
-            rows = self._db.execute("SELECT run_id, sweep_id FROM runs ORDER BY sequence").fetchall()
-        return self._records(match_reference(reference, [(row["run_id"], row["sweep_id"]) for row in rows]))
+            rows = self._db.execute("SELECT run_id, sweep_id, key FROM runs ORDER BY sequence").fetchall()
+        found = match_reference(reference, [(row["run_id"], row["sweep_id"]) for row in rows])
+        if len(found) > 1:  # a sweep: of its runs that stand for the same work, the last one
+            keys = {row["run_id"]: row["key"] for row in rows}
+            found = tuple({keys[run_id]: run_id for run_id in found}.values())
+        return self._records(found)
 
     def get(self, reference: str) -> RunRecord:
         """The one run that a RUN of the command line means.
@@ -303,10 +309,22 @@ class RunStore(Registry):
             rows = self._db.execute("SELECT * FROM events WHERE run_id = ? ORDER BY sequence", (run_id,)).fetchall()
         return tuple(event_record(row) for row in rows)
 
-    def _insert(self, plan: Plan, new: Sequence[PlannedRun], max_parallel: int | None, now: float) -> None:
-        sweep_id = plan.plan_id if plan.is_sweep else None
+    def _sweep_of(self, plan: Plan, known: Iterable[RunRecord]) -> str | None:
+        """The sweep that an earlier submission of this one has made, the newest where there are several."""
+        if not plan.is_sweep:
+            return None
+        members = sorted((record for record in known if record.sweep_id), key=lambda record: record.created)
+        return members[-1].sweep_id if members else None
+
+    def _insert(
+        self, plan: Plan, new: Sequence[PlannedRun], joined: str | None, max_parallel: int | None, now: float
+    ) -> None:
+        """Add runs, to the sweep `joined` where there is one; inside a transaction."""
+        sweep_id = joined or (plan.plan_id if plan.is_sweep else None)
         try:
-            if sweep_id is not None:
+            if joined is not None:
+                self._db.execute("UPDATE sweeps SET max_parallel = ? WHERE sweep_id = ?", (max_parallel, joined))
+            elif sweep_id is not None:
                 self._db.execute("INSERT INTO sweeps VALUES (?, ?, ?, ?)", (sweep_id, plan.name, max_parallel, now))
             self._db.executemany(
                 "INSERT INTO runs (run_id, name, sweep_id, sweep_index, backend, profile, key, state, run_dir, launch, "

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from orchestrator.job import JobSpec
+from orchestrator.nodes import differences
 from orchestrator.overrides import TrainValue
 
 
@@ -15,7 +16,7 @@ class SweepMember:
 
     Attributes:
         index: Place in the sweep, from 0.
-        name: The job's name and the index.
+        name: The job's name and what differs.
         job: What this run does; has no sweep.
         differs: The trainer overrides that the sweep sets for it.
     """
@@ -33,7 +34,10 @@ def expand(job: JobSpec) -> tuple[SweepMember, ...]:
     # Values were checked once, with the sweep; validating each member again would take seconds for a thousand.
     return tuple(
         SweepMember(
-            index, f"{job.name}-{index:03d}", job.model_copy(update={"train": job.train | row, "sweep": None}), row
+            index,
+            f"{job.name} {differences(row)}",
+            job.model_copy(update={"train": job.train | row, "sweep": None}),
+            row,
         )
         for index, row in enumerate(job.sweep.combinations())
     )

@@ -15,7 +15,7 @@ from shlex import quote
 from typing import TYPE_CHECKING, Any, TextIO
 
 from orchestrator.backends.base import JOB_ID
-from orchestrator.nodes import printable
+from orchestrator.nodes import differences, printable
 from orchestrator.states import RunState
 from orchestrator.trend import eta
 from trainer.run_dir import RunDir, Status
@@ -31,8 +31,9 @@ WIDE = 100_000  # columns where no terminal limits them: a program that reads a 
 GAP = 2  # columns between two columns of a table
 RUNS_HEADER = (
     *("RUN", "STATE", "WHY", "BACKEND", "ATTEMPT", "STEPS", "TREND", "RETURN", "FRAMES/S", "STEPS/S", "ETA", "AGE"),
+    "DIFFERS",
 )
-EXPENDABLE = ("BACKEND", "AGE", "ATTEMPT", "FRAMES/S", "STEPS/S", "TREND", "STEPS")  # of runs
+EXPENDABLE = ("BACKEND", "AGE", "ATTEMPT", "FRAMES/S", "STEPS/S", "TREND", "STEPS", "DIFFERS")  # of runs
 STYLES: Mapping[str, str] = {
     RunState.RUNNING: "cyan",
     RunState.SETTING_UP: "cyan",
@@ -161,11 +162,6 @@ def code_text(snapshot: Snapshot) -> str:
     return size + where + (" with uncommitted changes" if snapshot.git.dirty else "")
 
 
-def differences(differs: Mapping[str, Any]) -> str:
-    """What sets a run of a sweep apart."""
-    return printable(" ".join(f"{key}={value}" for key, value in differs.items()), WIDE)
-
-
 def heartbeat(record: RunRecord) -> Status | None:
     """The last heartbeat of a run, None where there is none that can be read."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
@@ -218,23 +214,10 @@ def runs_table(
                 number(rates.steps_per_s) if rates else "",
                 _eta(rates) if rates else "",
                 age(now - record.created),
+                differences(record.differs),
             )
         )
-    header = (
-        "RUN",
-        "STATE",
-        "WHY",
-        "BACKEND",
-        "ATTEMPT",
-        "STEPS",
-        "TREND",
-        "RETURN",
-        "FRAMES/S",
-        "STEPS/S",
-        "ETA",
-        "AGE",
-    )
-    return Table(header, tuple(rows), frozenset({4, 5, 7, 8, 9, 10, 11}), EXPENDABLE)
+    return Table(RUNS_HEADER, tuple(rows), frozenset({4, 5, 7, 8, 9, 10, 11}), EXPENDABLE)
 
 
 def _eta(status: Status) -> str:

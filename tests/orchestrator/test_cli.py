@@ -108,6 +108,10 @@ def test_a_plan_of_a_sweep_lists_what_sets_its_runs_apart(project):
 def test_tasks_makes_a_sweep_of_a_job(project):
     plan = project.run("plan", project.job(), "--tasks", "Mjlab-Cartpole-Balance,Mjlab-Cartpole-Swingup", "--json")
     assert len(json.loads(plan.stdout)["runs"]) == 2
+    (project.folder / "tasks.txt").write_text("# two\nMjlab-Cartpole-Balance\n\nMjlab-Cartpole-Swingup\n")
+    listed = project.run("plan", project.job(), "--tasks", "@tasks.txt", "--json")
+    names = [run["name"] for run in json.loads(listed.stdout)["runs"]]
+    assert names == ["tiny env.name=Mjlab-Cartpole-Balance", "tiny env.name=Mjlab-Cartpole-Swingup"]
 
 
 def test_render_prints_a_script_that_bash_accepts_and_nothing_else(project):
@@ -298,6 +302,24 @@ def test_a_sweep_is_waited_for_and_summed_up_as_a_whole(project):
     assert [run_id[-4:] for run_id in members] == ["-000", "-001"]
     summed = stdout_lines(project.run("wait", members[0][:-4]))
     assert [line.split()[0] for line in summed] == ["RUN", *members]
+
+
+def test_a_sweep_is_one_thing_to_every_command_and_grows_when_it_is_submitted_again(project):
+    members = stdout_lines(project.run("submit", project.job(more="sweep:\n  seed: [0, 1]\n"), "--follow"))[-2:]
+    members = [line.split()[0] for line in members]
+    sweep = members[0][:-4]
+    again = project.run("submit", project.job(more="sweep:\n  seed: [2, 1, 0]\n"), "--follow")
+    grown = [*members, stdout_lines(again)[0]]
+    assert again.stderr.count("succeeded already") == 2
+    shown = json.loads(project.run("status", sweep, "--json").stdout)
+    assert [(run["run_id"], run["differs"]) for run in shown] == [(grown[n], {"seed": n}) for n in range(3)]
+    assert "seed=1" in stdout_lines(project.run("status", sweep))[2]
+    logged = stdout_lines(project.run("logs", sweep))
+    assert list(dict.fromkeys(line.partition(" | ")[0] for line in logged)) == grown
+    assert stdout_lines(project.run("logs", sweep, "-f")) == logged
+    assert Path(project.run("report", sweep).stdout.strip()).name == f"report-{sweep}.html"
+    assert project.run("cancel", sweep).stderr.count("already succeeded") == 3
+    assert project.run("resume", sweep).stderr == "every run of it has succeeded or is on its way\n"
 
 
 def test_the_log_of_an_attempt_that_was_not_made_is_refused(project):

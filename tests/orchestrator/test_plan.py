@@ -176,7 +176,7 @@ def test_code_from_no_repository_has_a_git_state_of_nulls(local):
     assert json.loads(run.files["git.json"])["commit"] is None
 
 
-def test_the_key_is_of_job_snapshot_profile_and_index_and_not_of_the_run_id(local, isaac):
+def test_the_key_is_of_job_snapshot_and_profile_and_not_of_the_run_id_or_the_place_in_a_sweep(local, isaac):
     [run] = planned(local).runs
     [same] = planned(local, run_id="another", home=Path("/elsewhere")).runs
     others = [

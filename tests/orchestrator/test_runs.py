@@ -168,7 +168,29 @@ def test_only_the_members_of_a_sweep_that_are_missing_are_made_again(store: RunS
     second = [planned(store.home, f"b-{n}", "true", key=f"k{n}", index=n) for n in range(3)]
     registered = store.add_plan(plan_of(store.home, *second, sweep="b"))
     assert [entry.record.run_id for entry in registered] == ["a-0", "b-1", "a-2"]
-    assert [record.run_id for record in store.resolve("b")] == ["b-1"]
+
+
+def test_what_a_sweep_lacks_joins_it_in_the_place_of_what_had_failed_and_under_the_same_limit(store: RunStore):
+    first = [planned(store.home, f"a-{n}", "true", key=f"k{n}", index=n) for n in range(3)]
+    store.add_plan(plan_of(store.home, *first, sweep="a"), max_parallel=1)
+    store.request_cancel(["a-1"])
+    grown = [planned(store.home, f"b-{n}", "true", key=f"k{n}", index=n) for n in range(4)]
+    store.add_plan(plan_of(store.home, *grown, sweep="b"), max_parallel=2)
+    assert [record.run_id for record in store.resolve("a")] == ["a-0", "a-2", "b-1", "b-3"]
+    assert store.get("a-1").state is RunState.CANCELLED
+    store.enqueue([record.run_id for record in store.list(active=True)])
+    assert claim(store) == ["a-0", "a-2"]
+
+
+def test_a_sweep_that_is_asked_for_again_is_another_one(store: RunStore):
+    for sweep_id in ("a", "b"):
+        runs = [planned(store.home, f"{sweep_id}-{n}", "true", key=f"k{n}", index=n) for n in range(2)]
+        store.add_plan(plan_of(store.home, *runs, sweep=sweep_id), again=True)
+        for run in runs:
+            start(store, run.run_id, run.run_id)
+            store.observe({run.run_id: (run.run_id, Observation(RunState.SUCCEEDED))})
+    assert [record.run_id for record in store.resolve("a")] == ["a-0", "a-1"]
+    assert [record.run_id for record in store.resolve("b")] == ["b-0", "b-1"]
 
 
 def test_a_run_id_that_is_taken_is_an_error_and_nothing_is_written(store: RunStore):

@@ -47,10 +47,18 @@ def test_excluded_pairs_are_left_out():
     assert rows({"a": [1, 2], "b": [1, 2], "exclude": [{"a": 1, "b": 2}]}) == [(1, 1), (2, 1), (2, 2)]
 
 
+def test_a_partial_match_leaves_out_every_run_that_has_it():
+    assert rows({"a": [1, 2], "b": [1, 2], "c": [3, 4], "exclude": [{"a": 1}, {"b": 2, "c": 4}]}) == [
+        (2, 1, 3),
+        (2, 1, 4),
+        (2, 2, 3),
+    ]
+
+
 def test_each_run_is_a_whole_job_without_a_sweep():
     members = expand(job_with({"seed": [7, 8]}, **{"env.name": "x", "seed": 1}))
     assert [member.job.train for member in members] == [{"env.name": "x", "seed": 7}, {"env.name": "x", "seed": 8}]
-    assert [member.name for member in members] == ["tiny-000", "tiny-001"]
+    assert [member.name for member in members] == ["tiny seed=7", "tiny seed=8"]
     assert all(member.job.sweep is None for member in members)
 
 
@@ -74,6 +82,10 @@ def test_lists_are_values_of_an_axis_too():
         ("{seed: [1, 2], exclude: [{seed: 3}]}", "4:33: sweep.exclude.0: matches no run"),
         ("{seed: [1], exclude: [{seed: 1}]}", "4:29: sweep.exclude: leaves no run"),
         ("{seed: [1], max_parallel: 0}", "4:34: sweep.max_parallel: 0 is too small; write 1 or more"),
+        (
+            "{list: [{seed: 1}, {seed: 2}, {seed: 1}]}",
+            "4:8: sweep: makes a run twice: seed=1; each run is started once",
+        ),
         ("{sed: [1]}", "4:9: sweep.sed: the trainer has no such setting; did you mean 'seed'?"),
         ("{seed: [one]}", "4:16: sweep.seed: 'one' is not accepted; write a whole number"),
         ("[1]", "4:8: sweep: a list is no mapping; write KEY: VALUE pairs"),
