@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -45,12 +45,14 @@ class Chunk:
         states: The latents behind them.
         ended: Their episodes.
         evaluated: Episodes of the M environments that act without noise.
+        task: What the task reported of itself meanwhile, by name: a number for each report.
     """
 
     rows: Rows
     states: State
     ended: Ended
     evaluated: Ended
+    task: Mapping[str, list[float]]
 
 
 class Collector:
@@ -117,7 +119,8 @@ class Collector:
         evaluated, exploring = Ended(*_stacked(ended)).split(self._evaluating)
         kept = slice(self._evaluating, None)
         state = State(*(field[:, kept] for field in stacked(states)))
-        return Chunk(_stacked_rows(rows).map(lambda field: field[:, kept]), state, exploring, evaluated)
+        task = self._simulator.pop_log()
+        return Chunk(_stacked_rows(rows).map(lambda field: field[:, kept]), state, exploring, evaluated, task)
 
     def state_dict(self) -> dict[str, Any]:
         """Generator, and where the simulator can save itself, all that is needed to go on within its episodes."""

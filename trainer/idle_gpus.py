@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
-QUERY = ("nvidia-smi", "--query-gpu=index,uuid,utilization.gpu", "--format=csv,noheader,nounits")
-TIMEOUT = 20.0  # seconds; a driver in trouble answers late or never
+from trainer.nvidia_smi import is_installed, read_gpus
 
 
 class IdleGpus:
@@ -29,7 +26,7 @@ class IdleGpus:
         self._thread = threading.Thread(target=self._watch, name="idle-gpus", daemon=True)
 
     def __enter__(self) -> IdleGpus:
-        if shutil.which(QUERY[0]) is not None:
+        if is_installed():
             self._thread.start()
         return self
 
@@ -41,23 +38,13 @@ class IdleGpus:
         told: set[str] = set()
         while not self._stop.wait(self._interval):
             now = time.monotonic()
-            for index, use in self._uses():
-                if use > 0:
+            for gpu in read_gpus():
+                index = gpu.index
+                if self._visible is not None and not {index, gpu.uuid} & self._visible:
+                    continue
+                if gpu.utilization > 0:
                     used_at[index] = now
                     told.discard(index)
                 elif now - used_at.setdefault(index, now) >= self._limit and index not in told:
                     told.add(index)
                     self._tell(f"GPU {index} has done nothing for {self._limit:g} s (watchdog.idle_gpu)")
-
-    def _uses(self) -> Sequence[tuple[str, float]]:
-        """Index and use in percent of each GPU of the run; nothing where the driver does not say."""
-        try:
-            done = subprocess.run(QUERY, capture_output=True, text=True, timeout=TIMEOUT, check=True)
-            rows = [[field.strip() for field in line.split(",")] for line in done.stdout.splitlines()]
-            return [
-                (index, float(use))
-                for index, uuid, use in rows
-                if self._visible is None or index in self._visible or uuid in self._visible
-            ]
-        except (OSError, subprocess.SubprocessError, ValueError):
-            return []

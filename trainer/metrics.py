@@ -95,7 +95,7 @@ class MetricsLogger:
             self._wandb.log(step, {"frames": float(frames), **figures})
         self._last_return = figures.get(EPISODE_RETURN, self._last_return)
         rates = figures.get(FPS, 0.0), figures.get(STEPS_PER_S, 0.0)
-        self._progress.show(Reading(step, self._total, frames, *rates, self._last_return))
+        self._progress.show(Reading(step, self._total, frames, *rates, self._last_return, now - self._started))
 
     def close(self) -> None:
         """Flush and end all writers; takes seconds at most, whatever the network does."""

@@ -24,11 +24,13 @@ class Reading:
     fps: float
     steps_per_s: float
     episode_return: float | None
+    elapsed: float  # seconds
 
 
 def line(reading: Reading) -> str:
-    """`step 200/1000 · 12,800 frames · 950 fps · 12.3 steps/s · return 31.2 · ETA 0:01:05`."""
-    return f"step {reading.step}/{reading.total} · {reading.frames:,} frames · {_figures(reading)}"
+    """`step 200/1000 · 12,800 frames · 950 fps · 12.3 steps/s · return 31.2 · ETA 0:01:05 after 0:00:16`."""
+    done = f"step {reading.step}/{reading.total} · {reading.frames:,} frames"
+    return f"{done} · {_figures(reading)} after {_hours(reading.elapsed)}"
 
 
 def _figures(reading: Reading) -> str:
@@ -42,7 +44,11 @@ def _eta(reading: Reading) -> str:
     left = max(0, reading.total - reading.step)
     if left and reading.steps_per_s <= 0:
         return "unknown"
-    seconds = round(left / reading.steps_per_s) if left else 0
+    return _hours(left / reading.steps_per_s if left else 0)
+
+
+def _hours(duration: float) -> str:
+    seconds = round(duration)
     return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
 
 

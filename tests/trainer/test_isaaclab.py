@@ -177,6 +177,7 @@ answer["rows"] = {
 simulator.reset()
 raw._position[1] = torch.tensor([1.97, 0.0])
 raw.episode_length_buf[2] = raw.max_episode_length - 1
+simulator.pop_log()
 ended = simulator.step(torch.tensor([[0.0, 0], [1, 0], [0, 0], [0, 0]]))
 answer["ends"] = {
     "last": ended.is_last.tolist(),
@@ -186,6 +187,7 @@ answer["ends"] = {
     "new": ended.observation["policy"][1, :2].abs().max().item() <= 1,
 }
 after = simulator.step(torch.zeros(4, 2))
+answer["log"] = simulator.pop_log()
 answer["ends"]["flags are the caller's"] = (
     ended.is_last.tolist() == answer["ends"]["last"] and not after.is_last.any().item()
 )
@@ -293,6 +295,13 @@ def test_falls_keep_their_reward_and_time_limits_are_no_falls(state: Any):
         "new": True,
         "flags are the caller's": True,
     }
+
+
+@needs_isaaclab
+def test_a_tasks_report_of_a_reset_counts_once(state: Any):
+    """Two steps have shown it: Isaac Lab leaves it in place until the next reset."""
+    assert state["log"]["task/Episode_Termination/fell"] == [1.0]
+    assert len(state["log"]["task/Episode_Reward/near"]) == 1
 
 
 @needs_isaaclab

@@ -230,17 +230,18 @@ def test_wandb_is_told_the_run_id_of_the_run(run_dir, fake_wandb, monkeypatch):
     assert fake_wandb.starts[0]["dir"] == str(run_dir.root)
 
 
-READING = Reading(step=200, total=1000, frames=12800, fps=950.4, steps_per_s=12.34, episode_return=31.23456)
+READING = Reading(step=200, total=1000, frames=12800, fps=950.4, steps_per_s=12.34, episode_return=31.23456, elapsed=16)
 
 
 def test_a_line_for_people_says_how_far_how_fast_how_good_and_how_long():
-    words = "step 200/1000 · 12,800 frames · 950 fps · 12.3 steps/s · return 31.23 · ETA 0:01:05"
+    words = "step 200/1000 · 12,800 frames · 950 fps · 12.3 steps/s · return 31.23 · ETA 0:01:05 after 0:00:16"
     assert line(READING) == words
 
 
 def test_before_the_first_episode_has_ended_there_is_no_return():
-    assert "return" not in line(Reading(1, 10, 5, 1.0, 0.0, None))
-    assert line(Reading(1, 10, 5, 1.0, 0.0, None)).endswith("ETA unknown")
+    reading = Reading(1, 10, 5, 1.0, 0.0, None, 3)
+    assert "return" not in line(reading)
+    assert line(reading).endswith("ETA unknown after 0:00:03")
 
 
 def test_elsewhere_than_on_a_terminal_progress_is_plain_lines():

@@ -17,7 +17,8 @@ from trainer.pipelines.sync_loop import SyncPipeline
 from trainer.role import RoleConfig, RoleContext
 from trainer.run_dir import Phase, RunDir
 
-TIMES = ("time", "elapsed", "throughput/fps", "throughput/steps_per_s")
+# Of this attempt alone, where the others go on from the attempt before.
+TIMES = ("time", "elapsed", "throughput/fps", "throughput/steps_per_s", "throughput/frames_per_version")
 
 
 def make_context(folder: Path, *overrides: str, attempt: int = 1) -> RoleContext:

@@ -18,6 +18,7 @@ from trainer.exchange.channel import Channel
 from trainer.exchange.chunks import ChunkReader
 from trainer.exchange.slots import Filled, Freed, Offer
 from trainer.exchange.weights import WeightWriter
+from trainer.gpu_use import GpuUse
 from trainer.metrics import MetricsLogger
 from trainer.pipelines import tree
 from trainer.pipelines.balance import Balance
@@ -70,9 +71,9 @@ class LearningLoop:
         self._context, self._channel, self._config = context, channel, Config.of(context.config)
         config = self._config
         prepare(config)
-        simulator_device, self._device = choose_devices(config)
+        self._simulator_device, self._device = choose_devices(config)
         use_device(self._device)
-        log.info("%s", _placement(simulator_device, self._device))
+        log.info("%s", _placement(self._simulator_device, self._device))
         self._phase = Phase.STARTING
         if compiles(config, self._device):
             load_compiler()
@@ -113,7 +114,8 @@ class LearningLoop:
             if progress.frames == 0 and config.eval.episodes:
                 progress.random_return = self._evaluate(random=True)
             try:
-                self._train(metrics)
+                with GpuUse([self._device, self._simulator_device]) as gpus:
+                    self._train(metrics, gpus)
                 self._save_all()
             except PeerLost:
                 self._save(None)
@@ -126,11 +128,11 @@ class LearningLoop:
             metrics.close()
             self._saver.wait()
 
-    def _train(self, metrics: MetricsLogger) -> None:
+    def _train(self, metrics: MetricsLogger, gpus: GpuUse) -> None:
         config, learner, progress = self._config, self._learner, self._progress
         started = time.monotonic() - progress.seconds
         self._phase = Phase.PREFILL
-        mark = Mark(time.monotonic(), learner.step, progress.frames)
+        mark = Mark(time.monotonic(), learner.step, progress.frames, progress.versions)
         while learner.step < config.optimization.total_optim_steps:
             progress.seconds = time.monotonic() - started
             self._attend()
@@ -139,7 +141,7 @@ class LearningLoop:
                 self._ask_to_save()
             if self._learning_since is None and not self._missing():
                 self._learning_since, self._phase = progress.frames, Phase.TRAINING
-                mark = Mark(time.monotonic(), learner.step, progress.frames)
+                mark = Mark(time.monotonic(), learner.step, progress.frames, progress.versions)
             self._permit()
             if self._learning_since is None or not self._balance.may_learn():
                 self._wait()
@@ -150,18 +152,19 @@ class LearningLoop:
             if learner.step % config.pipeline.publish_interval == 0:
                 self._publish()
             if learner.step % config.logger.interval == 0:
-                now = Mark(time.monotonic(), learner.step, progress.frames)
-                self._log(metrics, now.rates_since(mark))
+                now = Mark(time.monotonic(), learner.step, progress.frames, progress.versions)
+                self._log(metrics, now.rates_since(mark), gpus.pop())
                 mark = now
         progress.seconds = time.monotonic() - started
 
-    def _log(self, metrics: MetricsLogger, rates: dict[str, float]) -> None:
+    def _log(self, metrics: MetricsLogger, rates: dict[str, float], gpus: dict[str, float]) -> None:
         episodes = self._progress.pop_episodes()
         pipeline = {"pipeline/policy_lag": float(self._learner.step - self._policy_version)}
         if self._balance.collected:
             pipeline["pipeline/replay_ratio"] = self._balance.trained / self._balance.collected
         self._beat(episode_return=episodes.get("episode/return"), rates=rates)
-        figures = {**self._learner.pop_metrics(), **episodes, **rates, **pipeline}
+        held = {"replay/frames": float(self._replay.frames)}
+        figures = {**self._learner.pop_metrics(), **episodes, **rates, **held, **pipeline, **gpus}
         metrics.log(self._learner.step, self._progress.frames, figures)
 
     def _missing(self) -> int:
@@ -247,7 +250,9 @@ class LearningLoop:
     def _store(self, tensors: Any, chunk: Chunk) -> None:
         rows, states = tree.restore(self._structure, tensors)
         self._replay.extend(rows, states)
-        self._progress.count(chunk.frames, chunk.returns, chunk.lengths, chunk.evaluated)
+        self._progress.count(
+            chunk.frames, chunk.returns, chunk.lengths, chunk.evaluated, chunk.task, versions=chunk.versions
+        )
         self._policy_version = chunk.version
         if self._learning_since is not None:
             self._balance.collected += chunk.frames

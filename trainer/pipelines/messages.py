@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,14 +97,18 @@ class Chunk:
         returns: Of the exploring environments' episodes that ended in it.
         lengths: Of the same episodes.
         evaluated: Returns of the episodes without noise.
+        task: What the task reported of itself meanwhile.
         version: Of the weights that it was begun with.
+        versions: How many sets of weights came into use since the chunk before was begun.
     """
 
     frames: int
     returns: list[float]
     lengths: list[int]
     evaluated: list[float]
+    task: Mapping[str, list[float]]
     version: int
+    versions: int
 
 
 def pack_state(state: dict[str, Any]) -> bytes:

@@ -42,6 +42,7 @@ class Progress:
     """What has been done so far, over all attempts."""
 
     frames: int = 0
+    versions: int = 0  # sets of weights that frames were collected with
     seconds: float = 0.0  # spent in the training loop
     random_return: float | None = None
     returns: list[float] = field(default_factory=list)  # of episodes since the last log line
@@ -49,11 +50,13 @@ class Progress:
     evaluated: list[float] = field(default_factory=list)  # returns of those without noise
     explored_mean: Mean = field(default_factory=Mean)  # of returns since the last checkpoint
     evaluated_mean: Mean = field(default_factory=Mean)  # of those without noise
+    task: dict[str, Mean] = field(default_factory=dict)  # what it reported of itself since the last log line
 
     @staticmethod
     def of(saved: Mapping[str, Any]) -> Progress:
         """What `asdict` made of one."""
-        means = {name: Mean(**saved[name]) for name in ("explored_mean", "evaluated_mean")}
+        means: dict[str, Any] = {name: Mean(**saved[name]) for name in ("explored_mean", "evaluated_mean")}
+        means["task"] = {name: Mean(**mean) for name, mean in saved.get("task", {}).items()}
         return Progress(**{**saved, **means})
 
     def pop_score(self) -> float | None:
@@ -62,7 +65,13 @@ class Progress:
         return explored if evaluated is None else evaluated
 
     def count(
-        self, frames: int, returns: Sequence[float], lengths: Sequence[int], evaluated: Sequence[float] = ()
+        self,
+        frames: int,
+        returns: Sequence[float],
+        lengths: Sequence[int],
+        evaluated: Sequence[float] = (),
+        task: Mapping[str, Sequence[float]] | None = None,
+        versions: int = 0,
     ) -> None:
         """Add collected frames, and the episodes that ended in them.
 
@@ -71,16 +80,21 @@ class Progress:
             returns: Of the exploring environments' episodes.
             lengths: Of the same episodes, in steps.
             evaluated: Returns of the episodes without noise.
+            task: What the task reported of itself, a number for each report.
+            versions: Sets of weights that came into use.
         """
         self.frames += frames
+        self.versions += versions
         self.returns += returns
         self.lengths += lengths
         self.evaluated += evaluated
         self.explored_mean.add(returns)
         self.evaluated_mean.add(evaluated)
+        for name, values in (task or {}).items():
+            self.task.setdefault(name, Mean()).add(values)
 
     def pop_episodes(self) -> dict[str, float]:
-        """Metrics of the episodes since the last call; none where none ended."""
+        """Metrics of the episodes since the last call, none where none ended, and what the task reported."""
         returns, lengths, evaluated = self.returns, self.lengths, self.evaluated
         self.returns, self.lengths, self.evaluated = [], [], []
         metrics: dict[str, float] = {}
@@ -92,7 +106,8 @@ class Progress:
             }
         if evaluated:
             metrics |= {"eval/return": sum(evaluated) / len(evaluated), "eval/count": float(len(evaluated))}
-        return metrics
+        reported = {name: mean.pop() for name, mean in self.task.items()}
+        return metrics | {name: mean for name, mean in reported.items() if mean is not None}
 
 
 @dataclass(frozen=True)
@@ -102,13 +117,14 @@ class Mark:
     time: float
     step: int
     frames: int
+    versions: int
 
     def rates_since(self, earlier: Mark) -> dict[str, float]:
-        seconds = max(self.time - earlier.time, 1e-9)
-        return {
-            "throughput/fps": (self.frames - earlier.frames) / seconds,
-            "throughput/steps_per_s": (self.step - earlier.step) / seconds,
-        }
+        seconds, frames = max(self.time - earlier.time, 1e-9), self.frames - earlier.frames
+        rates = {"throughput/fps": frames / seconds, "throughput/steps_per_s": (self.step - earlier.step) / seconds}
+        if self.versions > earlier.versions:
+            rates["throughput/frames_per_version"] = frames / (self.versions - earlier.versions)
+        return rates
 
 
 def save_progress(

@@ -68,6 +68,7 @@ class SimulationLoop:
         self._steps = chunk_steps(config)
         self._chunk_frames = self._steps * config.env.num_envs
         self._frames = 0
+        self._versions = 0  # of weights, taken since the last chunk
         self._permitted = 0.0
         self._start: Start | None = None
         self._evaluate: Evaluate | None = None
@@ -125,7 +126,7 @@ class SimulationLoop:
         def on_step() -> None:
             self._context.beat(phase, frames=self._frames)
             self._attend()
-            self._weights.take()
+            self._versions += self._weights.take()
 
         chunk = self._collector.collect(self._steps, random=random, on_step=on_step)
         self._frames += self._chunk_frames
@@ -140,8 +141,17 @@ class SimulationLoop:
         ended = chunk.ended
         self._chunks.write(
             tensors,
-            Chunk(self._chunk_frames, ended.returns(), ended.lengths(), chunk.evaluated.returns(), version),
+            Chunk(
+                self._chunk_frames,
+                ended.returns(),
+                ended.lengths(),
+                chunk.evaluated.returns(),
+                chunk.task,
+                version,
+                self._versions,
+            ),
         )
+        self._versions = 0
 
     def _evaluate_policy(self, request: Evaluate) -> None:
         def on_step() -> None:

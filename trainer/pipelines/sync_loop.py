@@ -7,6 +7,7 @@ import time
 from trainer.collection import evaluate
 from trainer.config import Config
 from trainer.errors import ConfigError, Stopped
+from trainer.gpu_use import GpuUse
 from trainer.interface import write_interface
 from trainer.metrics import MetricsLogger
 from trainer.pipelines.parts import (
@@ -67,7 +68,8 @@ class SyncPipeline:
             if self._progress.frames == 0 and self._config.eval.episodes:
                 self._progress.random_return = self._evaluate(random=True)
                 self._collector.reset()
-            self._train(metrics)
+            with GpuUse([self._device]) as gpus:
+                self._train(metrics, gpus)
             self._save(background=False)  # a stop from here on costs the evaluation alone
             trained_return = self._evaluate(random=False) if self._config.eval.episodes else None
             write_summary(
@@ -83,11 +85,11 @@ class SyncPipeline:
             self._saver.wait()
             self._simulator.close()
 
-    def _train(self, metrics: MetricsLogger) -> None:
+    def _train(self, metrics: MetricsLogger, gpus: GpuUse) -> None:
         config, learner, progress = self._config, self._learner, self._progress
         started = time.monotonic() - progress.seconds
         self._prefill()
-        mark = Mark(time.monotonic(), learner.step, progress.frames)
+        mark = Mark(time.monotonic(), learner.step, progress.frames, progress.versions)
         batches = config.optimization.optim_steps_per_batch
         while learner.step < config.optimization.total_optim_steps:
             progress.seconds = time.monotonic() - started
@@ -96,10 +98,12 @@ class SyncPipeline:
             learner.learn()
             self._beat(Phase.TRAINING)
             if learner.step % config.logger.interval == 0:
-                now = Mark(time.monotonic(), learner.step, progress.frames)
+                now = Mark(time.monotonic(), learner.step, progress.frames, progress.versions)
                 episodes, rates = progress.pop_episodes(), now.rates_since(mark)
                 self._beat(Phase.TRAINING, episodes.get("episode/return"), rates)
-                metrics.log(learner.step, progress.frames, {**learner.pop_metrics(), **episodes, **rates})
+                held = {"replay/frames": float(self._replay.frames)}
+                figures = {**learner.pop_metrics(), **episodes, **rates, **held, **gpus.pop()}
+                metrics.log(learner.step, progress.frames, figures)
                 mark = now
             self._save_if_due()
         progress.seconds = time.monotonic() - started
@@ -118,7 +122,14 @@ class SyncPipeline:
         chunk = self._collector.collect(steps, random=random, on_step=lambda: self._beat(phase))
         self._replay.extend(chunk.rows, chunk.states)
         frames, ended = steps * self._config.env.num_envs, chunk.ended
-        self._progress.count(frames, ended.returns(), ended.lengths(), chunk.evaluated.returns())
+        self._progress.count(
+            frames,
+            ended.returns(),
+            ended.lengths(),
+            chunk.evaluated.returns(),
+            chunk.task,
+            versions=0 if random else 1,
+        )
 
     def _evaluate(self, *, random: bool) -> float:
         """Mean return of episodes under the deterministic policy, or under random actions."""

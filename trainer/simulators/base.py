@@ -59,6 +59,10 @@ class Simulator(Protocol):
         """Apply actions `[N, A]` within [-1, 1]."""
         ...
 
+    def pop_log(self) -> dict[str, list[float]]:
+        """What the task has reported of itself since the last call, by name: a number for each report."""
+        ...
+
     def state_dict(self) -> dict[str, Any] | None:
         """All of the simulator's state, or None where it cannot be saved: a resumed run starts new episodes then."""
         ...

@@ -15,6 +15,7 @@ from torch import Tensor
 from trainer.config import Config
 from trainer.errors import ConfigError
 from trainer.simulators.base import Control, Space, Step
+from trainer.simulators.task_log import TaskLog
 
 TASKS = ("Debug-Reach",)
 KEY = "policy"
@@ -39,6 +40,7 @@ class DebugSimulator:
         self._generator = torch.Generator().manual_seed(seed)
         self._position = torch.zeros(self.environments, 2)
         self._age = torch.zeros(self.environments, dtype=torch.long)
+        self._log = TaskLog()
 
     def reset(self) -> dict[str, Tensor]:
         self._restart(torch.ones(self.environments, dtype=torch.bool))
@@ -51,8 +53,13 @@ class DebugSimulator:
         terminal = distance > ARENA
         last = terminal | (self._age >= EPISODE_STEPS)
         reward = torch.exp(-distance)
+        if last.any():
+            self._log.add({"log": {"Episode_Termination/left_arena": terminal.sum()}})
         self._restart(last)
         return Step(self._observe(), reward.to(self._device), last.to(self._device), terminal.to(self._device))
+
+    def pop_log(self) -> dict[str, list[float]]:
+        return self._log.pop()
 
     def state_dict(self) -> dict[str, Any]:
         return {

@@ -22,6 +22,7 @@ from trainer.simulators.base import Control, Space, Step
 from trainer.simulators.isaaclab_camera import add_camera, read_camera
 from trainer.simulators.isaaclab_config import configure, import_packages, task_config
 from trainer.simulators.observations import PIXELS, check_groups, chosen_groups, own, picked, spaces_of
+from trainer.simulators.task_log import TaskLog
 
 GROUP = "policy"  # of observations, in all of Isaac Lab's tasks
 
@@ -65,6 +66,7 @@ class IsaacLabSimulator:
         self._shift, self._scale = _action_bounds(config, self._raw.single_action_space, device)
         check_groups(groups, list(_specs(env, device)), config.name)
         self._groups, self._pixels = groups, bool(config.from_pixels)
+        self._log = TaskLog()
         self.environments = config.num_envs
         self.observation: Mapping[str, Space] = spaces_of(self.reset())  # a space does not tell bytes from floats
         self.action = len(self._scale)
@@ -76,9 +78,13 @@ class IsaacLabSimulator:
         return self._observe(observation)
 
     def step(self, action: Tensor) -> Step:
-        observation, reward, terminated, truncated, _ = self._raw.step(self._shift + self._scale * action)
+        observation, reward, terminated, truncated, extras = self._raw.step(self._shift + self._scale * action)
+        self._log.add(extras)
         # Isaac Lab reuses its buffers.
         return Step(self._observe(observation), own(reward), terminated | truncated, terminated.clone())
+
+    def pop_log(self) -> dict[str, list[float]]:
+        return self._log.pop()
 
     def state_dict(self) -> None:
         return None  # the scene's state could be saved, the managers' (events, commands, curricula) cannot

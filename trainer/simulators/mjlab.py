@@ -17,6 +17,7 @@ from trainer.config import Config
 from trainer.errors import ConfigError
 from trainer.simulators.base import Control, Space, Step
 from trainer.simulators.observations import PIXELS, check_groups, chosen_groups, own, picked
+from trainer.simulators.task_log import TaskLog
 
 GROUP = "actor"  # of observations, in all of mjlab's tasks
 
@@ -69,6 +70,7 @@ class MjlabSimulator:
         self.control: Control | None = Control(
             self._raw.step_dt, tuple(-limit for limit in bound), bound, _targets(self._raw.action_manager)
         )
+        self._log = TaskLog()
         bounded = config.name in BOUNDED_REWARDS
         self.max_return: float | None = self._raw.cfg.episode_length_s if bounded else None
 
@@ -77,9 +79,13 @@ class MjlabSimulator:
         return self._observe(observation)
 
     def step(self, action: Tensor) -> Step:
-        observation, reward, terminated, truncated, _ = self._raw.step(action * self._limit)
+        observation, reward, terminated, truncated, extras = self._raw.step(action * self._limit)
+        self._log.add(extras)
         # mjlab reuses its buffers.
         return Step(self._observe(observation), own(reward), terminated | truncated, terminated.clone())
+
+    def pop_log(self) -> dict[str, list[float]]:
+        return self._log.pop()
 
     def state_dict(self) -> None:
         return None  # MuJoCo's state could be saved, the managers' (events, commands, delays) cannot

@@ -25,7 +25,8 @@ class ReachEnv(gymnasium.Env[dict[str, Tensor], Tensor]):
 
     As with Isaac Lab: observations are `{"policy": [N, 4]}`, rewards `[N]`; what ended is reset within the step that
     ended it, so that its last observation is lost; rewards, `terminated` and `truncated` are the same tensors each
-    time, written in place; the space of actions is unbounded; a process has one simulation at most.
+    time, written in place; `extras["log"]` holds the books of the last reset until the next one; the space of actions
+    is unbounded; a process has one simulation at most.
 
     Attributes:
         cfg: What it was made with.
@@ -68,6 +69,7 @@ class ReachEnv(gymnasium.Env[dict[str, Tensor], Tensor]):
         self.reward_buf = torch.zeros(self.num_envs, device=self.device)
         self.reset_terminated = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
         self.reset_time_outs = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
+        self._sums = torch.zeros(self.num_envs, device=self.device)  # of the reward's one term, over the episode
         self.extras: dict[str, Any] = {}
         ReachEnv.simulations += 1
 
@@ -89,6 +91,7 @@ class ReachEnv(gymnasium.Env[dict[str, Tensor], Tensor]):
         self.episode_length_buf += 1
         self.reward_buf[:] = 1.0 - (self._position - self._target).norm(dim=-1)
         self.reset_terminated[:] = self._position.abs().amax(dim=-1) > self.cfg.room
+        self._sums += self.reward_buf
         self.reward_buf[self.reset_terminated] -= 10.0
         self.reset_time_outs[:] = self.episode_length_buf >= self.max_episode_length
         ended = (self.reset_terminated | self.reset_time_outs).nonzero().squeeze(-1)
@@ -106,6 +109,11 @@ class ReachEnv(gymnasium.Env[dict[str, Tensor], Tensor]):
         ReachEnv.simulations = 0
 
     def _reset(self, which: Tensor) -> None:
+        self.extras["log"] = {
+            "Episode_Reward/near": self._sums[which].mean() / self.cfg.episode_length_s,
+            "Episode_Termination/fell": int(self.reset_terminated[which].sum()),
+        }
+        self._sums[which] = 0.0
         self._position[which] = 2 * torch.rand(len(which), 2, generator=self._generator, device=self.device) - 1
         self._target[which] = 2 * torch.rand(len(which), 2, generator=self._generator, device=self.device) - 1
         self.episode_length_buf[which] = 0
