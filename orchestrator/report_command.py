@@ -51,7 +51,7 @@ def _collector(records: Sequence[RunRecord]) -> Callable[[], Report]:
     def collect_now() -> Report:
         store = open_store()
         try:
-            return collect(store, [store.get(record.run_id) for record in records], _title(records), time.time())
+            return collect(store, store.records([record.run_id for record in records]), _title(records), time.time())
         finally:
             store.close()
 

@@ -87,10 +87,17 @@ class RunStore(Registry):
     def enqueue(self, run_ids: Iterable[str]) -> None:
         """`submitting` becomes `queued`: everything that the runs need is in place. Others stay as they are."""
         with self._transaction():
-            for run_id in run_ids:
-                if self._state(run_id) is RunState.SUBMITTING:
-                    self._move(run_id, RunState.QUEUED)
-                    self._db.execute("DELETE FROM pending_files WHERE run_id = ?", (run_id,))
+            now = self._clock()
+            moved = [record.run_id for record in self.records(list(run_ids)) if record.state is RunState.SUBMITTING]
+            self._db.executemany("DELETE FROM pending_files WHERE run_id = ?", [(run_id,) for run_id in moved])
+            self._db.executemany(
+                "UPDATE runs SET state = ?, message = '', updated = ? WHERE run_id = ?",
+                [(RunState.QUEUED, now, run_id) for run_id in moved],
+            )
+            self._db.executemany(
+                "INSERT INTO events (run_id, time, old, new) VALUES (?, ?, ?, ?)",
+                [(run_id, now, RunState.SUBMITTING, RunState.QUEUED) for run_id in moved],
+            )
 
     def note(self, run_id: str, message: str) -> None:
         """Say why a run stands where it stands."""
@@ -138,8 +145,10 @@ class RunStore(Registry):
                     busy[row["sweep_id"]] = in_use + 1
                 elif row["claim"] != claimer and not is_gone(row["claim"]):
                     continue
-                self._db.execute("UPDATE runs SET claim = ? WHERE run_id = ?", (claimer, row["run_id"]))
                 taken.append((run_record(row), parse_launch(row["launch"])))
+            self._db.executemany(
+                "UPDATE runs SET claim = ? WHERE run_id = ?", [(claimer, record.run_id) for record, _ in taken]
+            )
         return tuple(taken)
 
     def give_up_start(self, run_id: str, message: str) -> None:
@@ -164,12 +173,15 @@ class RunStore(Registry):
     def all_started(self, handles: Mapping[str, str], attempt: int, *, queues: bool) -> tuple[RunRecord, ...]:
         """As `started`, for runs that were started as one; handles by run id."""
         with self._transaction():
-            for run_id, handle in handles.items():
-                self._add_attempt(run_id, attempt, handle)
-                self._db.execute("UPDATE runs SET handle = ?, claim = NULL WHERE run_id = ?", (handle, run_id))
-                if not queues and self._state(run_id) in {RunState.QUEUED, RunState.REQUEUED}:
+            self._add_attempts(handles, attempt)
+            self._db.executemany(
+                "UPDATE runs SET handle = ?, claim = NULL WHERE run_id = ?",
+                [(handle, run_id) for run_id, handle in handles.items()],
+            )
+            for run_id in () if queues else handles:
+                if self._state(run_id) in {RunState.QUEUED, RunState.REQUEUED}:
                     self._move(run_id, RunState.SETTING_UP)
-        return self._records(list(handles))
+        return self.records(list(handles))
 
     def observe(self, observations: Mapping[str, tuple[str, Observation]]) -> tuple[Event, ...]:
         """Take over what backends have seen.
@@ -283,7 +295,7 @@ class RunStore(Registry):
         if len(found) > 1:  # a sweep: of its runs that stand for the same work, the last one
             keys = {row["run_id"]: row["key"] for row in rows}
             found = tuple({keys[run_id]: run_id for run_id in found}.values())
-        return self._records(found)
+        return self.records(found)
 
     def get(self, reference: str) -> RunRecord:
         """The one run that a RUN of the command line means.
@@ -291,11 +303,17 @@ class RunStore(Registry):
         Raises:
             UsageError: It means nothing, or several runs.
         """
-        records = self.resolve(reference)
+        records = self.records([reference]) or self.resolve(reference)
         if len(records) > 1:
             names = listed([record.run_id for record in records])
             raise UsageError(f"{reference!r} is a sweep of {len(records)} runs, name one of them: {names}")
         return records[0]
+
+    def records(self, run_ids: Sequence[str]) -> tuple[RunRecord, ...]:
+        """Runs of these whole ids, in the order of their submission; what is no run is left out."""
+        query = "SELECT * FROM runs WHERE run_id IN (SELECT value FROM json_each(?)) ORDER BY sequence"
+        with self._explained():
+            return tuple(run_record(row) for row in self._db.execute(query, (json.dumps(run_ids),)))
 
     def attempts(self, run_id: str) -> tuple[Attempt, ...]:
         """Starts of a run, the first one first."""
@@ -358,15 +376,17 @@ class RunStore(Registry):
             [(run.run_id, now, RunState.SUBMITTING) for run in new],
         )
 
-    def _add_attempt(self, run_id: str, number: int, handle: str) -> None:
-        """Another attempt begins, and the one before is over; inside a transaction."""
+    def _add_attempts(self, handles: Mapping[str, str], number: int) -> None:
+        """Another attempt of each run begins, and the one before is over; inside a transaction."""
         now = self._clock()
-        self._db.execute("UPDATE attempts SET ended = ? WHERE run_id = ? AND ended IS NULL", (now, run_id))
-        self._db.execute(
-            "INSERT INTO attempts (run_id, number, handle, started) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
-            (run_id, number, handle, now),
+        self._db.executemany(
+            "UPDATE attempts SET ended = ? WHERE run_id = ? AND ended IS NULL", [(now, run_id) for run_id in handles]
         )
-        self._db.execute("UPDATE runs SET attempt = ? WHERE run_id = ?", (number, run_id))
+        self._db.executemany(
+            "INSERT INTO attempts (run_id, number, handle, started) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
+            [(run_id, number, handle, now) for run_id, handle in handles.items()],
+        )
+        self._db.executemany("UPDATE runs SET attempt = ? WHERE run_id = ?", [(number, run_id) for run_id in handles])
 
     def _catch_up(self, record: RunRecord, attempt: int, handle: str) -> None:
         """Attempts up to the one that is seen now have begun without this side; inside a transaction."""
@@ -377,7 +397,7 @@ class RunStore(Registry):
             if failure is not None:
                 seen = Observation(RunState.FAILED, failure.failure_class, failure.exit_code, failure.message)
                 self._end_attempt(record.run_id, seen, failure.message)
-            self._add_attempt(record.run_id, number + 1, handle)
+            self._add_attempts({record.run_id: handle}, number + 1)
 
     def _retry_delay(self, record: RunRecord, seen: Observation) -> float | None:
         """Seconds until a failed attempt is followed by another one; None where it is the last. In a transaction."""
@@ -428,13 +448,7 @@ class RunStore(Registry):
         return RunState(self._db.execute("SELECT state FROM runs WHERE run_id = ?", (run_id,)).fetchone()["state"])
 
     def _record(self, run_id: str) -> RunRecord:
-        return self._records([run_id])[0]
-
-    def _records(self, run_ids: Sequence[str]) -> tuple[RunRecord, ...]:
-        """Runs in the order of their submission."""
-        query = "SELECT * FROM runs WHERE run_id IN (SELECT value FROM json_each(?)) ORDER BY sequence"
-        with self._explained():
-            return tuple(run_record(row) for row in self._db.execute(query, (json.dumps(run_ids),)))
+        return self.records([run_id])[0]
 
 
 def _is_news(record: RunRecord, seen: Observation) -> bool:

@@ -77,7 +77,8 @@ def execute(
     if errors:
         kind = BackendError if isinstance(errors[0], BackendError) else LongshoreError
         raise kind(f"{errors[0]}; submitting again finishes it")
-    return [_result(entry, store.get(entry.record.run_id)) for entry in registered]
+    now = {record.run_id: record for record in store.records(ids)}
+    return [_result(entry, now[entry.record.run_id]) for entry in registered]
 
 
 def _put_in_place(plan: Plan, store: RunStore, registered: Sequence[Registered]) -> None:
@@ -102,8 +103,17 @@ def _put_in_place(plan: Plan, store: RunStore, registered: Sequence[Registered])
 
 
 def _write_files(run_dir: Path, files: Mapping[str, str], *, durable: bool) -> None:
+    if durable:
+        for name, text in files.items():
+            write_atomically(run_dir / name, text)
+        return
+    # Nobody reads them before the run queues, and what is cut short here is written again: a temporary name for each
+    # would take ten times as long, and a sweep has thousands.
+    folder = str(run_dir)
+    os.makedirs(folder, exist_ok=True)
     for name, text in files.items():
-        write_atomically(run_dir / name, text, durable=durable)
+        with open(f"{folder}/{name}", "wb") as file:
+            file.write(text.encode())
 
 
 def _max_parallel(plan: Plan, backend: Backend) -> int | None:

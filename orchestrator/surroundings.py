@@ -192,7 +192,7 @@ def observer(store: RunStore, run_ids: Sequence[str]) -> Callable[[], list[RunRe
 
     def observe() -> list[RunRecord]:
         ask_backends(store, backend_for)
-        records = [store.get(run_id) for run_id in run_ids]
+        records = list(store.records(run_ids))
         fetch_logs(records)
         return records
 

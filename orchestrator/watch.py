@@ -153,7 +153,7 @@ def wait(
     deadline = None if timeout is None else time.monotonic() + timeout
     while True:
         refresh(store, backend_for)
-        records = tuple(store.get(run_id) for run_id in run_ids)
+        records = store.records(run_ids)
         going = [record for record in records if record.state not in TERMINAL]
         if not going:
             return records
@@ -178,7 +178,7 @@ def cancel(
     for (name, profile), runs in _by_backend(started).items():
         backend_for(name, profile).cancel({handle: record.run_dir for handle, record in runs.items()}, grace)
     observe(store, backend_for, started)
-    now = tuple(store.get(record.run_id) for record in records)
+    now = store.records([record.run_id for record in records])
     if left := [record.run_id for record in now if record.state not in TERMINAL]:
         raise BackendError(f"{', '.join(left)}: does not end, not even by force")
     return now
