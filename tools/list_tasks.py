@@ -1,10 +1,10 @@
-"""Write the lists of tasks that mjlab and Isaac Lab register, with what each one shows.
+"""Write the lists of tasks that mjlab, dm_control and Isaac Lab register, with what each one shows.
 
 Usage: .venv/bin/python tools/list_tasks.py [PYTHON]
 
-mjlab is asked in this interpreter, Isaac Lab in PYTHON (.venv-torch27/bin/python), with stubs in place of Isaac Sim:
-see tools/isaaclab_registry.py. Written are orchestrator/tasks.json, and for the trainer, which must know it before
-Isaac Sim starts, trainer/simulators/isaaclab_tasks.py.
+mjlab and dm_control are asked in this interpreter, Isaac Lab in PYTHON (.venv-torch27/bin/python), with stubs in
+place of Isaac Sim: see tools/isaaclab_registry.py. Written are orchestrator/tasks.json, and for the trainer, which
+must know it before Isaac Sim starts, trainer/simulators/isaaclab_tasks.py.
 """
 
 from __future__ import annotations
@@ -48,6 +48,13 @@ def mjlab_tasks() -> dict[str, str]:
     return {task: kind(task) for task in sorted(list_tasks())}
 
 
+def dm_control_tasks() -> dict[str, str]:
+    """Task names of the installed dm_control; env.from_pixels shows any of them."""
+    from dm_control import suite
+
+    return {f"{domain}_{task}": "state" for domain, task in sorted(suite.ALL_TASKS)}
+
+
 def isaaclab_registry(python: Path) -> dict[str, Any]:
     """What tools/isaaclab_registry.py says in an environment that has Isaac Lab's package."""
     command = [str(python), str(ROOT / "tools" / "isaaclab_registry.py")]
@@ -71,6 +78,7 @@ def main() -> None:
     listed = {
         "isaaclab": {"version": registry["version"], "tasks": kinds},
         "mjlab": {"version": version("mjlab"), "tasks": mjlab_tasks()},
+        "dm_control": {"version": version("dm_control"), "tasks": dm_control_tasks()},
     }
     TASKS_FILE.write_text(json.dumps(listed, indent=1) + "\n", encoding="utf-8")
     CAMERA_FILE.write_text(camera_tasks(registry["version"], kinds), encoding="utf-8")

@@ -35,6 +35,7 @@ LEFT_OUT: Mapping[str, str] = {
 # Left out besides where torch is 2.7.0: CUDA libraries that nothing loaded on a CPU is linked to, what Isaac Lab's
 # image, which that environment stands for, has not got either, and what only the orchestrator's tests need.
 LEFT_OUT_OF_TORCH27 = (
+    "dm-control",
     "jsonschema",
     "mjlab",
     "mypy",
@@ -121,7 +122,7 @@ def main(arguments: Sequence[str]) -> None:
     write("installers.txt", "What installs the rest. Installed first.", closure(INSTALLERS))
     write("torch.txt", "Installed next, with the CUDA libraries of its build, if any.", {TORCH: torch})
     write("run.txt", "What `make demo` needs besides. Installed with --no-deps.", run)
-    dev = closure(extras["dev"], skip=[*run, *INSTALLERS])
+    dev = closure([*extras["dev"], *extras["ray"]], skip=[*run, *INSTALLERS])
     write("dev.txt", "What `make test` and `make lint` need besides run.txt. Installed with --no-deps.", dev)
 
 

@@ -28,6 +28,8 @@ POSITIVE = (
     "env.spacing",
     "env.camera.width",
     "env.camera.height",
+    "env.action_repeat",
+    "collector.num_collectors",
     "collector.frames_per_batch",
     "replay_buffer.batch_size",
     "replay_buffer.batch_length",
@@ -44,7 +46,7 @@ POSITIVE = (
     "watchdog.idle_gpu",
 )
 # Numbers that may be null, which says nothing about the kind of a value.
-NUMBERS_OR_NULL = ("optimization.replay_ratio", "env.spacing")
+NUMBERS_OR_NULL = ("optimization.replay_ratio", "env.spacing", "collector.num_collectors")
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "env.camera.view": ("rear", "side", "top"),
     "logger.wandb.mode": ("online", "offline", "disabled"),

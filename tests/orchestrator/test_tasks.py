@@ -55,11 +55,11 @@ def test_a_task_of_another_simulator_says_so():
 
 
 def test_simulators_without_a_list_take_any_task():
-    assert task_error("walker-walk", "dm_control") is None
+    assert task_error("Debug-Walk", "debug") is None
 
 
 def test_names_tell_their_simulator():
-    assert [simulator_of(name) for name in ("Isaac-X", "Mjlab-X", "walker-walk")] == ["isaaclab", "mjlab", None]
+    assert [simulator_of(name) for name in ("Isaac-X", "Mjlab-X", "walker_walk")] == ["isaaclab", "mjlab", None]
 
 
 def test_nothing_is_suggested_where_nothing_is_near():

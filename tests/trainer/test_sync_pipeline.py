@@ -184,7 +184,7 @@ def test_a_nan_found_when_a_checkpoint_is_due_is_not_saved(tmp_path: Path, monke
         ("replay_buffer.batch_size=30", r"replay_buffer\.batch_size: 30 .*batch_length 8"),
         ("optimization.autocast=float8", "neither null nor bfloat16"),
         ("env.name=Debug-Fly", "Debug-Reach"),
-        ("env.backend=gazebo", "none of mjlab, isaaclab, debug"),
+        ("env.backend=gazebo", "none of mjlab, isaaclab, dm_control, debug"),
         ("agent.world_model.recurrence=lstm", r"agent\.world_model\.recurrence: 'lstm' is neither block_gru nor gru"),
         ("agent.world_model.activation=relu", r"agent\.world_model\.activation: 'relu' is none of rms_silu, elu"),
         ("agent.world_model.blocks=3", "3 blocks do not divide"),

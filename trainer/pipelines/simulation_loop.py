@@ -57,7 +57,7 @@ class SimulationLoop:
         prepare(config)
         self._device, _ = choose_devices(config)
         use_device(self._device)
-        self._simulator = make_simulator(config.env, config.seed, self._device)
+        self._simulator = make_simulator(config.env, config.seed, self._device, config.collector.num_collectors)
         write_interface(context.run_dir, self._simulator)
         observation, action = self._simulator.observation, self._simulator.action
         channel.send(Hello(observation, action, self._simulator.max_return))

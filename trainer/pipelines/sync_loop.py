@@ -41,7 +41,7 @@ class SyncPipeline:
                 "optimization.optim_steps_per_batch"
             )
         self._device = choose_device(config.device)
-        self._simulator = make_simulator(config.env, config.seed, self._device)
+        self._simulator = make_simulator(config.env, config.seed, self._device, config.collector.num_collectors)
         write_interface(context.run_dir, self._simulator)
         spaces = self._simulator.observation, self._simulator.action
         self._agent = make_agent(config, *spaces, self._device)

@@ -12,15 +12,30 @@ if TYPE_CHECKING:
     from trainer.config import Config
     from trainer.simulators.base import Simulator
 
-BACKENDS = ("mjlab", "isaaclab", "debug")
+BACKENDS = ("mjlab", "isaaclab", "dm_control", "debug")
 
 
-def make_simulator(config: Config, seed: int, device: torch.device) -> Simulator:
+def make_simulator(config: Config, seed: int, device: torch.device, processes: int | None = None) -> Simulator:
     """Start the simulator that `env` of the trainer's config names.
+
+    Args:
+        config: `env` of the trainer's config.
+        seed: Of all that is random in it.
+        device: Where observations are wanted.
+        processes: `collector.num_collectors`, for simulators that step their environments in processes of their own.
 
     Raises:
         ConfigError: There is no such backend or task.
     """
+    if config.backend == "dm_control":
+        from trainer.simulators.dm_control import DmControlSimulator
+
+        return DmControlSimulator(config, seed, device, processes)
+    if config.action_repeat != 1:
+        raise ConfigError(
+            f"env.action_repeat: {config.backend} holds an action for as long as the task says; "
+            "with Isaac Lab set env.cfg.decimation"
+        )
     if config.backend == "mjlab":
         from trainer.simulators.mjlab import MjlabSimulator
 
