@@ -185,7 +185,7 @@ class _Planner:
             **(
                 self._batch(job, member.index, here, run_dir.root)
                 if job.backend in {"slurm", "steve"}
-                else {"retry": job.retry.policy}
+                else {"retry": job.retry.policy, "gpus": job.resources.gpus}
             ),
         )
         launch = self.start(request)

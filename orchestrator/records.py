@@ -13,7 +13,7 @@ from orchestrator.backends.base import Launch, LaunchRequest, SweepPlace, Upload
 from orchestrator.retry import RetryPolicy
 from orchestrator.states import FailureClass, RunState
 
-VERSION = 2  # of the schema, kept in PRAGMA user_version
+VERSION = 3  # of the schema, kept in PRAGMA user_version
 
 # The one active run of a submission key: what `active` lists is every state but the terminal ones.
 SCHEMA = """
@@ -26,7 +26,8 @@ CREATE TABLE runs (
     key TEXT NOT NULL, state TEXT NOT NULL, failure_class TEXT, message TEXT NOT NULL DEFAULT '',
     run_dir TEXT NOT NULL, attempt INTEGER NOT NULL DEFAULT 0, handle TEXT, claim TEXT,
     cancelling INTEGER NOT NULL DEFAULT 0, launch TEXT NOT NULL, differs TEXT NOT NULL,
-    created REAL NOT NULL, updated REAL NOT NULL, not_before REAL NOT NULL DEFAULT 0, words TEXT NOT NULL DEFAULT '[]'
+    created REAL NOT NULL, updated REAL NOT NULL, not_before REAL NOT NULL DEFAULT 0, words TEXT NOT NULL DEFAULT '[]',
+    wanted_gpus INTEGER NOT NULL DEFAULT 0, leased_gpus TEXT NOT NULL DEFAULT '[]'
 );
 CREATE UNIQUE INDEX active_key ON runs (key)
     WHERE state IN ('planned', 'submitting', 'queued', 'setting-up', 'running', 'requeued');
@@ -49,7 +50,9 @@ CREATE INDEX events_by_run ON events (run_id, sequence);
 # From each version to the next.
 MIGRATIONS = {
     1: "ALTER TABLE runs ADD COLUMN not_before REAL NOT NULL DEFAULT 0;\n"
-    "ALTER TABLE runs ADD COLUMN words TEXT NOT NULL DEFAULT '[]';\n"
+    "ALTER TABLE runs ADD COLUMN words TEXT NOT NULL DEFAULT '[]';\n",
+    2: "ALTER TABLE runs ADD COLUMN wanted_gpus INTEGER NOT NULL DEFAULT 0;\n"
+    "ALTER TABLE runs ADD COLUMN leased_gpus TEXT NOT NULL DEFAULT '[]';\n",
 }
 
 
@@ -67,6 +70,7 @@ class RunRecord:
         differs: What sets it apart from the other members of its sweep.
         cancelling: Its user asked for its end.
         words: Further settings of the trainer, for the attempts to come.
+        gpus: Names of the GPUs that it has, or had, to itself; none where its backend gives them out.
     """
 
     run_id: str
@@ -87,6 +91,7 @@ class RunRecord:
     differs: Mapping[str, Any]
     cancelling: bool
     words: tuple[str, ...]
+    gpus: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -134,6 +139,7 @@ def run_record(row: sqlite3.Row) -> RunRecord:
         differs=json.loads(row["differs"]),
         cancelling=bool(row["cancelling"]),
         words=tuple(json.loads(row["words"])),
+        gpus=tuple(json.loads(row["leased_gpus"])),
     )
 
 
@@ -154,6 +160,7 @@ def launch_text(launch: Launch) -> str:
             "engine": launch.engine,
             "place": None if request.place is None else asdict(request.place),
             "retry": asdict(request.retry),
+            "gpus": request.gpus,
             "uploads": [[str(upload.source), str(upload.target), upload.complete] for upload in request.uploads],
         }
     )
@@ -174,6 +181,7 @@ def parse_launch(text: str) -> Launch:
             Upload(Path(source), Path(target), complete) for source, target, complete in raw.get("uploads", [])
         ),
         retry=_parse_retry(raw.get("retry", {})),
+        gpus=raw.get("gpus", 0),
     )
     commands = tuple(tuple(argv) for argv in raw["commands"])
     return Launch(request, commands, raw["environment"], raw.get("container"), raw.get("engine"))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.backends.base import Launch, Observation
 from orchestrator.errors import LongshoreError, UsageError
+from orchestrator.gpus import Gpu, Leases, Site
 from orchestrator.records import (
     Attempt,
     Event,
@@ -107,13 +108,19 @@ class RunStore(Registry):
             )
 
     def claim_startable(
-        self, claimer: str, is_gone: Callable[[str], bool], only: Collection[str] | None = None
+        self,
+        claimer: str,
+        is_gone: Callable[[str], bool],
+        gpus: Callable[[RunRecord, Launch], Sequence[Gpu]] = lambda _, __: (),
+        only: Collection[str] | None = None,
     ) -> tuple[tuple[RunRecord, Launch], ...]:
         """Take the queued runs that may be started now; nobody else is given them while the claimer lives.
 
         Args:
             claimer: Names the calling process.
             is_gone: Whether a claimer has ended for certain; what it had claimed is given to this one.
+            gpus: GPUs that a run may be given, and that no other run of this registry then has; the same for all runs
+                of one backend and profile.
             only: Ids of the runs to take from; None for all.
         """
         waiting = "state IN ('queued', 'requeued') AND handle IS NULL AND not_before <= ?"
@@ -121,6 +128,11 @@ class RunStore(Registry):
         with self._explained():
             if self._db.execute(f"SELECT 1 FROM runs WHERE {waiting} LIMIT 1", now).fetchone() is None:
                 return ()
+            first = self._db.execute(
+                f"SELECT * FROM runs WHERE {waiting} AND wanted_gpus > 0 GROUP BY backend, profile", now
+            ).fetchall()
+        # The driver may take its time; nobody should wait for the registry meanwhile.
+        pools = {_site(row): gpus(run_record(row), parse_launch(row["launch"])) for row in first}
         with self._transaction():
             rows = self._db.execute(
                 "SELECT runs.*, sweeps.max_parallel FROM runs LEFT JOIN sweeps USING (sweep_id) "
@@ -134,22 +146,36 @@ class RunStore(Registry):
                     "GROUP BY sweep_id"
                 ).fetchall()
             )
+            leases = Leases(pools, self._leased_gpus())
             taken = []
             for row in rows:
                 if only is not None and row["run_id"] not in only:
                     continue
                 limit, in_use = row["max_parallel"], busy.get(row["sweep_id"], 0)
+                leased = tuple(json.loads(row["leased_gpus"]))
                 if row["claim"] is None:
                     if limit is not None and in_use >= limit:
                         continue
+                    if (given := leases.take(_site(row), row["wanted_gpus"])) is None:
+                        continue
+                    leased = given
                     busy[row["sweep_id"]] = in_use + 1
                 elif row["claim"] != claimer and not is_gone(row["claim"]):
                     continue
-                taken.append((run_record(row), parse_launch(row["launch"])))
+                taken.append((replace(run_record(row), gpus=leased), parse_launch(row["launch"])))
             self._db.executemany(
-                "UPDATE runs SET claim = ? WHERE run_id = ?", [(claimer, record.run_id) for record, _ in taken]
+                "UPDATE runs SET claim = ?, leased_gpus = ? WHERE run_id = ?",
+                [(claimer, json.dumps(record.gpus), record.run_id) for record, _ in taken],
             )
         return tuple(taken)
+
+    def _leased_gpus(self) -> set[str]:
+        """GPUs of the runs that are being started or go on: nobody has to give one back."""
+        rows = self._db.execute(
+            "SELECT leased_gpus FROM runs WHERE leased_gpus != '[]' AND (claim IS NOT NULL OR handle IS NOT NULL) "
+            f"AND state NOT IN ({', '.join(repr(str(state)) for state in sorted(TERMINAL))})"
+        )
+        return {name for row in rows for name in json.loads(row["leased_gpus"])}
 
     def give_up_start(self, run_id: str, message: str) -> None:
         """A claimed run could not be started: it goes on waiting."""
@@ -346,7 +372,7 @@ class RunStore(Registry):
                 self._db.execute("INSERT INTO sweeps VALUES (?, ?, ?, ?)", (sweep_id, plan.name, max_parallel, now))
             self._db.executemany(
                 "INSERT INTO runs (run_id, name, sweep_id, sweep_index, backend, profile, key, state, run_dir, launch, "
-                "differs, created, updated) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "differs, created, updated, wanted_gpus) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 [
                     (
                         run.run_id,
@@ -362,6 +388,7 @@ class RunStore(Registry):
                         json.dumps(dict(run.differs)),
                         now,
                         now,
+                        _startable(run).request.gpus,
                     )
                     for run in new
                 ],
@@ -449,6 +476,10 @@ class RunStore(Registry):
 
     def _record(self, run_id: str) -> RunRecord:
         return self.records([run_id])[0]
+
+
+def _site(row: sqlite3.Row) -> Site:
+    return row["backend"], row["profile"]
 
 
 def _is_news(record: RunRecord, seen: Observation) -> bool:

@@ -235,6 +235,7 @@ def status_table(record: RunRecord, status: Status | None, now: float, trend: st
         ("backend", f"{record.backend} ({record.profile})"),
         ("attempt", str(record.attempt or "")),
         ("differs", differences(record.differs)),
+        ("GPUs", " ".join(record.gpus)),
         ("created", clock(record.created)),
         ("updated", clock(record.updated)),
         ("folder", str(record.run_dir)),

@@ -8,8 +8,9 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import timedelta
 
-from orchestrator.backends.base import Backend, Launch, Observation, SweepBackend
+from orchestrator.backends.base import Backend, GpuBackend, Launch, Observation, SweepBackend
 from orchestrator.errors import BackendError, LongshoreError
+from orchestrator.gpus import Gpu
 from orchestrator.processes import Process
 from orchestrator.runs import Event, RunRecord, RunStore
 from orchestrator.states import TERMINAL
@@ -84,7 +85,12 @@ def start_queued(
         Why some could not be started; they go on waiting with that message.
     """
     errors = []
-    for claimed in _together(store.claim_startable(str(Process.current()), _is_gone, only)):
+
+    def gpus(record: RunRecord, launch: Launch) -> Sequence[Gpu]:
+        backend = backend_for(record.backend, record.profile)
+        return backend.gpus(launch) if isinstance(backend, GpuBackend) else ()
+
+    for claimed in _together(store.claim_startable(str(Process.current()), _is_gone, gpus, only)):
         record, request = claimed[0][0], claimed[0][1].request
         try:
             if missing := [name for name in request.secrets if name not in environment]:
@@ -113,10 +119,19 @@ def _together(claimed: Iterable[tuple[RunRecord, Launch]]) -> list[list[tuple[Ru
 
 
 def _next(backend: Backend, record: RunRecord, launch: Launch) -> Launch:
-    """The launch of a run's next attempt."""
-    if record.attempt == 0 and not record.words:
+    """The launch of a run's next attempt, on the GPUs that it has."""
+    if record.attempt != 0 or record.words:
+        launch = backend.again(launch, record.attempt + 1, record.words)
+    wanted = launch.request.gpus
+    if not (wanted and isinstance(backend, GpuBackend)):
         return launch
-    return backend.again(launch, record.attempt + 1, record.words)
+    if record.gpus:
+        return backend.on_gpus(launch, record.gpus)
+    if known := len(backend.gpus(launch)):
+        raise LongshoreError(
+            f"{record.run_id} asks for {wanted} GPUs, and there are {known} here; lower resources.gpus"
+        )
+    return launch
 
 
 def _launch(backend: Backend, launches: Sequence[Launch], secrets: Mapping[str, str]) -> dict[str, str]:

@@ -12,6 +12,7 @@ from orchestrator.retry import RetryPolicy
 from orchestrator.states import FailureClass, RunState
 
 if TYPE_CHECKING:
+    from orchestrator.gpus import Gpu
     from orchestrator.job import Mount, Resources
 
 
@@ -111,6 +112,7 @@ class LaunchRequest:
         place: None outside of a sweep, and where the backend starts the runs of one by one.
         uploads: What is copied to the host first; nothing where `run_dir` is this machine's own.
         retry: When the registry starts another attempt; never where the backend does so itself.
+        gpus: How many the registry gives it; 0 where the backend does so itself.
     """
 
     run_id: str
@@ -124,6 +126,7 @@ class LaunchRequest:
     place: SweepPlace | None = None
     uploads: tuple[Upload, ...] = ()
     retry: RetryPolicy = field(default_factory=RetryPolicy)
+    gpus: int = 0
 
 
 @dataclass(frozen=True)
@@ -219,6 +222,19 @@ class SweepBackend(Backend, Protocol):
         Raises:
             BackendError: None of them was started, or nobody can say.
         """
+        ...
+
+
+@runtime_checkable
+class GpuBackend(Backend, Protocol):
+    """Starts runs on GPUs that the registry gives out."""
+
+    def gpus(self, launch: Launch) -> Sequence[Gpu]:
+        """Those that runs started like this one may be given; none where they are not known."""
+        ...
+
+    def on_gpus(self, launch: Launch, names: Sequence[str]) -> Launch:
+        """Pure: the same launch, on some of these GPUs and no others."""
         ...
 
 

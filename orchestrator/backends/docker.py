@@ -26,6 +26,7 @@ from orchestrator.backends.base import Launch, LaunchRequest, Observation
 from orchestrator.container import LABEL, body_of_attempt, container_body, container_name
 from orchestrator.engine import address, connected, ensure_image, explain, image_digest
 from orchestrator.errors import BackendError
+from orchestrator.gpus import Gpu, of_this_machine, visible_names
 from orchestrator.states import FailureClass, RunState
 from trainer.run_dir import (
     DEADLINE_VARIABLE,
@@ -114,6 +115,16 @@ class DockerBackend:
         assert launch.container is not None, "made by plan"
         request = replace(launch.request, attempt=attempt)
         return replace(launch, request=request, container=body_of_attempt(launch.container, request, words))
+
+    def gpus(self, launch: Launch) -> tuple[Gpu, ...]:
+        here = address(launch.engine, self.environment).startswith("unix://")
+        return of_this_machine(self.environment) if here else ()
+
+    def on_gpus(self, launch: Launch, names: Sequence[str]) -> Launch:
+        assert launch.container is not None, "made by plan"
+        devices = {"Driver": "", "DeviceIDs": list(visible_names(names, self.environment)), "Capabilities": [["gpu"]]}
+        host = {**launch.container["HostConfig"], "DeviceRequests": [devices]}
+        return replace(launch, container={**launch.container, "HostConfig": host})
 
     def launch(self, launch: Launch, secrets: Mapping[str, str]) -> str:
         import docker

@@ -20,6 +20,7 @@ from typing import ClassVar
 
 from orchestrator.backends.base import Launch, LaunchRequest, Observation
 from orchestrator.errors import BackendError
+from orchestrator.gpus import ORDER, VISIBLE, Gpu, of_this_machine, visible_names
 from orchestrator.hosts import Host, LocalHost
 from orchestrator.processes import Entry, Process, end, members, read_table, send
 from orchestrator.states import FailureClass, RunState
@@ -129,6 +130,15 @@ class LocalBackend:
             commands=(("bash", str(launch.request.script), *words),),
             environment={**launch.environment, ATTEMPT_VARIABLE: str(attempt)},
         )
+
+    def gpus(self, launch: Launch) -> tuple[Gpu, ...]:
+        return of_this_machine(self.environment)
+
+    def on_gpus(self, launch: Launch, names: Sequence[str]) -> Launch:
+        leased = {VISIBLE: ",".join(visible_names(names, self.environment))}
+        if VISIBLE not in self.environment:
+            leased[ORDER] = "PCI_BUS_ID"  # as the driver numbers them
+        return replace(launch, environment={**launch.environment, **leased})
 
     def launch(self, launch: Launch, secrets: Mapping[str, str]) -> str:
         request = launch.request

@@ -40,12 +40,19 @@ def backend_for(name: str, profile: str = "default") -> LocalBackend:
     return BACKEND
 
 
-def request(run_dir: Path, attempt: int = 1, secrets: tuple[str, ...] = ()) -> LaunchRequest:
-    return LaunchRequest(run_dir.name, run_dir, run_dir / "setup-and-run.sh", attempt, secrets)
+def request(run_dir: Path, attempt: int = 1, secrets: tuple[str, ...] = (), gpus: int = 0) -> LaunchRequest:
+    return LaunchRequest(run_dir.name, run_dir, run_dir / "setup-and-run.sh", attempt, secrets, gpus=gpus)
 
 
 def planned(
-    home: Path, run_id: str, script: str, *, key: str | None = None, index: int = 0, secrets: tuple[str, ...] = ()
+    home: Path,
+    run_id: str,
+    script: str,
+    *,
+    key: str | None = None,
+    index: int = 0,
+    secrets: tuple[str, ...] = (),
+    gpus: int = 0,
 ) -> PlannedRun:
     """A run of `script`; its submission key is made from `key`, or else from its id."""
     run_dir = home / run_id
@@ -57,7 +64,7 @@ def planned(
         job=SimpleNamespace(),  # type: ignore[arg-type]  # nobody here looks into it
         run_dir=run_dir,
         files={"setup-and-run.sh": script, "job.yaml": "name: demo\n"},
-        launch=BACKEND.plan(request(run_dir, secrets=secrets)),
+        launch=BACKEND.plan(request(run_dir, secrets=secrets, gpus=gpus)),
         differs={"seed": index},
     )
 

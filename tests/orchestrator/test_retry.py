@@ -203,11 +203,12 @@ def test_a_registry_of_the_version_before_gets_what_is_new(home: Path):
     store = RunStore(home)
     execute(single(home, "demo-1", SUCCEED), store, BACKEND, {})
     with store._db:
-        store._db.execute("ALTER TABLE runs DROP COLUMN not_before")
-        store._db.execute("ALTER TABLE runs DROP COLUMN words")
+        for column in ("not_before", "words", "wanted_gpus", "leased_gpus"):
+            store._db.execute(f"ALTER TABLE runs DROP COLUMN {column}")
         store._db.execute("PRAGMA user_version = 1")
     store.close()
-    assert RunStore(home).get("demo-1").words == ()
+    record = RunStore(home).get("demo-1")
+    assert (record.words, record.gpus) == ((), ())
 
 
 # --- by the script ------------------------------------------------------------------------------------------------
