@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator import container_commands, export_command, report_command, upkeep_commands
+from orchestrator import container_commands, doctor_command, export_command, report_command, upkeep_commands
 from orchestrator.completion import RunRef, RunRefs
 from orchestrator.errors import LongshoreError, Problem, SpecError, UsageError
 from orchestrator.surroundings import (
@@ -259,6 +259,7 @@ def cancel(
 app.command()(container_commands.shell)
 app.command()(report_command.report)
 app.command()(export_command.export)
+app.command()(doctor_command.doctor)
 app.command()(upkeep_commands.resume)
 app.command()(upkeep_commands.watch)
 app.command()(upkeep_commands.prune)

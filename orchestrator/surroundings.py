@@ -76,6 +76,14 @@ def _pydantic_plugins_off() -> Iterator[None]:
 
 
 def plan_of(job: JobSpec) -> Plan:
+    """The plan for a new run of `job`; its warnings are said."""
+    made = plan_quietly(job)
+    for warning in made.warnings:
+        say(f"warning: {warning}")
+    return made
+
+
+def plan_quietly(job: JobSpec) -> Plan:
     """The plan for a new run of `job`: clock, randomness, environment and file system enter here."""
     from orchestrator.assets import trainer_folder
     from orchestrator.snapshot import take_snapshot
@@ -85,7 +93,7 @@ def plan_of(job: JobSpec) -> Plan:
         from orchestrator.profile import load_profile
 
     profile = load_profile(job.profile, job.backend, profile_files())
-    made = make_plan(
+    return make_plan(
         job,
         run_id=new_run_id(job.name, datetime.now(), os.urandom(2).hex()),
         snapshot=take_snapshot(trainer_folder()),
@@ -93,9 +101,6 @@ def plan_of(job: JobSpec) -> Plan:
         home=home(),
         python=profile.python or sys.executable,
     )
-    for warning in made.warnings:
-        say(f"warning: {warning}")
-    return made
 
 
 @cache
