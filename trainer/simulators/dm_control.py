@@ -80,6 +80,9 @@ class DmControlSimulator:
         reward, is_last, is_terminal = (self._own(arrays[name]) for name in ("reward", "is_last", "is_terminal"))
         return Step(self._observe(), reward, is_last, is_terminal)
 
+    def pop_log(self) -> dict[str, list[float]]:
+        return {}  # the suite's tasks tell nothing but the reward
+
     def state_dict(self) -> None:
         return None  # MuJoCo's state could be saved, a task's own (targets, generators) cannot
 
