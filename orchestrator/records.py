@@ -13,7 +13,7 @@ from orchestrator.backends.base import Launch, LaunchRequest, SweepPlace, Upload
 from orchestrator.retry import RetryPolicy
 from orchestrator.states import FailureClass, RunState
 
-VERSION = 3  # of the schema, kept in PRAGMA user_version
+VERSION = 4  # of the schema, kept in PRAGMA user_version
 
 # The one active run of a submission key: what `active` lists is every state but the terminal ones.
 SCHEMA = """
@@ -34,7 +34,6 @@ CREATE UNIQUE INDEX active_key ON runs (key)
 CREATE INDEX runs_by_key ON runs (key, sequence);
 CREATE INDEX runs_by_state ON runs (state);
 CREATE INDEX runs_by_sweep ON runs (sweep_id);
-CREATE TABLE pending_files (run_id TEXT PRIMARY KEY REFERENCES runs (run_id), files TEXT NOT NULL);
 CREATE TABLE attempts (
     run_id TEXT NOT NULL REFERENCES runs (run_id), number INTEGER NOT NULL, handle TEXT NOT NULL,
     started REAL NOT NULL, ended REAL, failure_class TEXT, exit_code INTEGER, message TEXT NOT NULL DEFAULT '',
@@ -53,6 +52,9 @@ MIGRATIONS = {
     "ALTER TABLE runs ADD COLUMN words TEXT NOT NULL DEFAULT '[]';\n",
     2: "ALTER TABLE runs ADD COLUMN wanted_gpus INTEGER NOT NULL DEFAULT 0;\n"
     "ALTER TABLE runs ADD COLUMN leased_gpus TEXT NOT NULL DEFAULT '[]';\n",
+    # Files have come before the registration ever since; a submission that had been cut short is made anew.
+    3: "UPDATE runs SET state = 'cancelled', message = 'its submission was cut short' WHERE state = 'submitting';\n"
+    "DROP TABLE pending_files;\n",
 }
 
 

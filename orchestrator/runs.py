@@ -45,7 +45,14 @@ class Registered:
 class RunStore(Registry):
     """The runs of one folder; their directories lie in it too."""
 
-    def add_plan(self, plan: Plan, *, again: bool = False, max_parallel: int | None = None) -> tuple[Registered, ...]:
+    def add_plan(
+        self,
+        plan: Plan,
+        *,
+        again: bool = False,
+        max_parallel: int | None = None,
+        ready: Collection[str] | None = None,
+    ) -> tuple[Registered, ...]:
         """Register a plan's runs as `submitting`, in one step: all of them, or none where it fails.
 
         A run whose key is taken already is not made again; the older one is returned in its place. What a sweep lacks
@@ -55,10 +62,17 @@ class RunStore(Registry):
             plan: What is going to be submitted.
             again: Make another run where the last one with its key has succeeded.
             max_parallel: How many runs of the sweep may be started at once, None for all.
+            ready: Ids of the planned runs whose files are in place; others are not made. None for all.
         """
+
+        def verdict_of(run: PlannedRun) -> Verdict:
+            verdict = judge(last[run.key].state if run.key in last else None, again=again)
+            late = verdict is Verdict.NEW and ready is not None and run.run_id not in ready
+            return Verdict.ACTIVE if late else verdict  # what went on a moment ago has ended since
+
         with self._transaction():
             last = self.find_by_keys([run.key for run in plan.runs])
-            verdicts = [judge(last[run.key].state if run.key in last else None, again=again) for run in plan.runs]
+            verdicts = [verdict_of(run) for run in plan.runs]
             new = [run for run, verdict in zip(plan.runs, verdicts, strict=True) if verdict is Verdict.NEW]
             if new:
                 joined = None if again else self._sweep_of(plan, last.values())
@@ -79,18 +93,11 @@ class RunStore(Registry):
         """The last run with a submission key."""
         return self.find_by_keys([key]).get(key)
 
-    def pending_files(self, run_id: str) -> Mapping[str, str] | None:
-        """Files of a run that is still `submitting`, by path in the run directory; None once they are in place."""
-        with self._explained():
-            row = self._db.execute("SELECT files FROM pending_files WHERE run_id = ?", (run_id,)).fetchone()
-        return None if row is None else json.loads(row["files"])
-
     def enqueue(self, run_ids: Iterable[str]) -> None:
-        """`submitting` becomes `queued`: everything that the runs need is in place. Others stay as they are."""
+        """`submitting` becomes `queued`: they may be started now. Others stay as they are."""
         with self._transaction():
             now = self._clock()
             moved = [record.run_id for record in self.records(list(run_ids)) if record.state is RunState.SUBMITTING]
-            self._db.executemany("DELETE FROM pending_files WHERE run_id = ?", [(run_id,) for run_id in moved])
             self._db.executemany(
                 "UPDATE runs SET state = ?, message = '', updated = ? WHERE run_id = ?",
                 [(RunState.QUEUED, now, run_id) for run_id in moved],
@@ -272,7 +279,7 @@ class RunStore(Registry):
         with self._transaction():
             if self._record(run_id).state not in TERMINAL:
                 return False
-            for table in ("pending_files", "attempts", "events", "runs"):
+            for table in ("attempts", "events", "runs"):
                 self._db.execute(f"DELETE FROM {table} WHERE run_id = ?", (run_id,))
             self._db.execute(
                 "DELETE FROM sweeps WHERE sweep_id NOT IN (SELECT sweep_id FROM runs WHERE sweep_id NOTNULL)"
@@ -294,7 +301,6 @@ class RunStore(Registry):
                 self._db.execute("UPDATE runs SET cancelling = 1 WHERE run_id = ?", (run_id,))
                 if record.handle is None:
                     self._move(run_id, RunState.CANCELLED, Observation(RunState.CANCELLED, message="before its start"))
-                    self._db.execute("DELETE FROM pending_files WHERE run_id = ?", (run_id,))
                 else:
                     running.append(record)
         return tuple(running)
@@ -395,9 +401,6 @@ class RunStore(Registry):
             )
         except sqlite3.IntegrityError as error:
             raise LongshoreError(f"{plan.plan_id}: this run id is taken; submit again for another ({error})") from error
-        self._db.executemany(
-            "INSERT INTO pending_files VALUES (?, ?)", [(run.run_id, json.dumps(dict(run.files))) for run in new]
-        )
         self._db.executemany(
             "INSERT INTO events (run_id, time, old, new) VALUES (?, ?, NULL, ?)",
             [(run.run_id, now, RunState.SUBMITTING) for run in new],

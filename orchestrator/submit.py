@@ -1,14 +1,14 @@
-"""Execute a plan: register its runs, put their files in place, start them.
+"""Execute a plan: put the files of its runs in place, register them, start them.
 
-Each step can be done twice without harm, and the registry knows how far a run has come. So nothing is locked: after a
-full disk or a kill, submitting the same job again goes on where it stopped.
+What is registered has all that it needs, and the registry knows how far it has come. So nothing is locked: after a full
+disk or a kill, submitting the same job again goes on where it stopped.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,12 +17,12 @@ from orchestrator.backends.base import Backend, SweepBackend
 from orchestrator.errors import BackendError, LongshoreError
 from orchestrator.runs import Registered, RunRecord, RunStore
 from orchestrator.snapshot import store_snapshot
-from orchestrator.states import TERMINAL, RunState, Verdict
+from orchestrator.states import TERMINAL, RunState, Verdict, judge
 from orchestrator.watch import observe, start_queued
 from trainer.run_dir import write_atomically
 
 if TYPE_CHECKING:
-    from orchestrator.plan import Plan
+    from orchestrator.plan import Plan, PlannedRun
 
 LOCAL_MAX_PARALLEL = 1  # runs of a sweep at once where the job does not say: two would share one machine's cores
 
@@ -60,19 +60,18 @@ def execute(
         One result a planned run, in the plan's order.
 
     Raises:
-        LongshoreError: Something in the middle failed; the runs are registered, and submitting again finishes them.
+        LongshoreError: Nothing is registered, or the runs are and submitting again starts them; it says which.
     """
 
     def backend_for(_: str, __: str) -> Backend:
         return backend
 
     # A run that died unseen must not pass for one that is still going.
-    last = store.find_by_keys([run.key for run in plan.runs]).values()
-    observe(store, backend_for, [record for record in last if record.state not in TERMINAL])
-
-    registered = store.add_plan(plan, again=again, max_parallel=_max_parallel(plan, backend))
-    _put_in_place(plan, store, registered)
+    keys = [run.key for run in plan.runs]
+    observe(store, backend_for, [last for last in store.find_by_keys(keys).values() if last.state not in TERMINAL])
+    registered = _register(plan, store, again, _max_parallel(plan, backend))
     ids = [entry.record.run_id for entry in registered]
+    store.enqueue(ids)
     errors = start_queued(store, backend_for, secrets, only=frozenset(ids))
     if errors:
         kind = BackendError if isinstance(errors[0], BackendError) else LongshoreError
@@ -81,25 +80,50 @@ def execute(
     return [_result(entry, now[entry.record.run_id]) for entry in registered]
 
 
-def _put_in_place(plan: Plan, store: RunStore, registered: Sequence[Registered]) -> None:
-    """Write the files of runs that are `submitting`, and let them queue."""
-    unfinished = [entry for entry in registered if entry.verdict in {Verdict.NEW, Verdict.FINISH}]
-    if not unfinished:
-        return
+def _register(plan: Plan, store: RunStore, again: bool, max_parallel: int | None) -> tuple[Registered, ...]:
+    """Register the plan's runs, the files of new ones before."""
+    last = store.find_by_keys([run.key for run in plan.runs])
+    states = {key: record.state for key, record in last.items()}
+    new = [run for run in plan.runs if judge(states.get(run.key), again=again) is Verdict.NEW]
+    if taken := store.records([run.run_id for run in new]):
+        raise LongshoreError(f"{taken[0].run_id}: this run id is taken; submit again for another")
     try:
-        alone = len(unfinished) == 1
-        for entry in unfinished:
-            _write_files(entry.record.run_dir, store.pending_files(entry.record.run_id) or {}, durable=alone)
+        if new:
+            _put_in_place(plan, new)
+        ready = frozenset(run.run_id for run in new)
+        registered = store.add_plan(plan, again=again, max_parallel=max_parallel, ready=ready)
+    except LongshoreError:
+        _take_back(new)
+        raise
+    made = {entry.planned.run_id for entry in registered if entry.verdict is Verdict.NEW}
+    _take_back(run for run in new if run.run_id not in made)  # somebody else was faster
+    return registered
+
+
+def _put_in_place(plan: Plan, new: Sequence[PlannedRun]) -> None:
+    """Write the files of runs that nobody knows yet, and the code that they run.
+
+    Raises:
+        LongshoreError: There is no room or no right to write.
+    """
+    try:
+        alone = len(new) == 1
+        for run in new:
+            _write_files(run.run_dir, run.files, durable=alone)
         if not alone:
             os.sync()  # once: the disk takes its time for each file that is waited for, and a sweep has thousands
         store_snapshot(plan.snapshot, plan.home)
-        store.enqueue(entry.record.run_id for entry in unfinished)
     except (LongshoreError, OSError) as error:
-        message = f"{error}; submitting again finishes it"
-        for entry in unfinished:
-            with contextlib.suppress(LongshoreError):  # the registry may lie on the same full disk
-                store.note(entry.record.run_id, message)
-        raise LongshoreError(f"{plan.plan_id}: {message}") from error
+        raise LongshoreError(f"{plan.plan_id}: {error}; nothing was submitted") from error
+
+
+def _take_back(runs: Iterable[PlannedRun]) -> None:
+    """Remove files that were put in place for nothing."""
+    for run in runs:
+        with contextlib.suppress(OSError):
+            for name in run.files:
+                (run.run_dir / name).unlink(missing_ok=True)
+            run.run_dir.rmdir()
 
 
 def _write_files(run_dir: Path, files: Mapping[str, str], *, durable: bool) -> None:
@@ -107,8 +131,8 @@ def _write_files(run_dir: Path, files: Mapping[str, str], *, durable: bool) -> N
         for name, text in files.items():
             write_atomically(run_dir / name, text)
         return
-    # Nobody reads them before the run queues, and what is cut short here is written again: a temporary name for each
-    # would take ten times as long, and a sweep has thousands.
+    # Nobody knows of the run yet, so nobody reads them: a temporary name for each would take ten times as long, and a
+    # sweep has thousands.
     folder = str(run_dir)
     os.makedirs(folder, exist_ok=True)
     for name, text in files.items():

@@ -112,14 +112,22 @@ print([os.wait()[1] for _ in range(20)])
 # --- adding -------------------------------------------------------------------------------------------------------
 
 
-def test_a_new_run_is_submitting_and_keeps_its_files_until_they_are_in_place(store: RunStore):
+def test_a_new_run_is_submitting_until_it_queues(store: RunStore):
     add(store)
     record = store.get("demo-1")
     assert (record.state, record.attempt, record.handle, record.index) == (RunState.SUBMITTING, 0, None, None)
-    assert store.pending_files("demo-1") == {"setup-and-run.sh": "true\n", "job.yaml": "name: demo\n"}
     store.enqueue(["demo-1"])
     assert store.get("demo-1").state is RunState.QUEUED
-    assert store.pending_files("demo-1") is None
+
+
+def test_a_run_whose_files_are_not_in_place_is_not_made(store: RunStore):
+    """It went on when its submitter looked, so no files were written; then it failed."""
+    add(store, key="same")
+    start(store)
+    store.observe({"demo-1": ("h1", FAILED)})
+    [entry] = store.add_plan(single(store.home, "demo-2", "true\n", key="same"), ready=frozenset())
+    assert (entry.record.run_id, entry.verdict) == ("demo-1", Verdict.ACTIVE)
+    assert [record.run_id for record in store.list()] == ["demo-1"]
 
 
 def test_members_of_a_sweep_know_it_their_number_and_what_sets_them_apart(store: RunStore):
@@ -293,7 +301,6 @@ def test_a_run_that_was_not_started_is_cancelled_at_once(store: RunStore):
     add(store)
     assert store.request_cancel(["demo-1"]) == ()
     assert store.get("demo-1").state is RunState.CANCELLED
-    assert store.pending_files("demo-1") is None
     assert claim(store) == []
 
 

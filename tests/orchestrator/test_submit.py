@@ -132,7 +132,7 @@ def test_a_sweep_on_this_machine_runs_one_after_the_other_unless_it_says_more(ho
 
 # Each of these makes the submitting process kill itself at one point, without a chance to clean up.
 DIE = "die = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)\n"
-FAULTS = {
+UNREGISTERED = {
     "before anything is put in place": "submit._put_in_place = die",
     "in the middle of the files": (
         "def write(path, text, real=submit.write_atomically, **how):\n"
@@ -141,6 +141,9 @@ FAULTS = {
     ),
     "before the snapshot": "submit.store_snapshot = die",
     "in the middle of the snapshot": "import orchestrator.snapshot\norchestrator.snapshot._verify = die",
+    "before it is registered": "RunStore.add_plan = die",
+}
+FAULTS = {
     "before the run queues": "RunStore.enqueue = die",
     "before the run is claimed": "submit.start_queued = die",
     "before the launch": "LocalBackend.launch = die",
@@ -170,8 +173,21 @@ def submit_and_die(home: Path, fault: str) -> None:
     assert process.returncode == -signal.SIGKILL, errors
 
 
+@pytest.mark.parametrize("point", UNREGISTERED)
+def test_after_a_kill_before_the_registration_there_is_no_run_and_submitting_again_makes_one(home: Path, point: str):
+    submit_and_die(home, UNREGISTERED[point])
+    store = RunStore(home)
+    assert is_sound(home)
+    assert store.list() == ()
+    refresh(store, backend_for)
+    assert submit(store, single(home, "demo-2", COUNT + SUCCEED, key="same")).verdict is Verdict.NEW
+    assert end_of(store, "demo-2").state is RunState.SUCCEEDED
+    assert starts(home / "demo-2") == 1
+    assert not (home / "demo-1" / "starts").exists()
+
+
 @pytest.mark.parametrize("point", FAULTS)
-def test_after_a_kill_at_any_point_submitting_again_finishes_the_same_run_once(home: Path, point: str):
+def test_after_a_kill_at_any_later_point_submitting_again_finishes_the_same_run_once(home: Path, point: str):
     submit_and_die(home, FAULTS[point])
     store = RunStore(home)
     assert is_sound(home)
@@ -192,14 +208,6 @@ def test_once_a_run_queues_any_look_at_the_runs_finishes_its_start(home: Path, p
     (home / "demo-1" / "go").touch()
     assert end_of(store).state is RunState.SUCCEEDED
     assert starts(home / "demo-1") == 1
-
-
-def test_a_submission_that_was_cut_short_before_that_says_so_and_starts_nothing(home: Path):
-    submit_and_die(home, FAULTS["before the snapshot"])
-    store = RunStore(home)
-    refresh(store, backend_for)
-    assert store.get("demo-1").state is RunState.SUBMITTING
-    assert not (home / "demo-1" / "attempts").exists()
 
 
 def test_a_backend_that_cannot_start_a_run_leaves_it_waiting_with_the_reason(home: Path):
@@ -242,15 +250,23 @@ def test_a_full_disk_under_the_run_directory_loses_nothing(home: Path):
     store = RunStore(home)
     with small_disk(home / "demo-1") as filler:
         fill(filler)
-        with pytest.raises(LongshoreError, match="No space left on device; submitting again finishes it"):
+        with pytest.raises(LongshoreError, match="No space left on device; nothing was submitted"):
             submit(store, single(home, "demo-1", COUNT + SUCCEED, key="same"))
-        record = store.get("demo-1")
-        assert record.state is RunState.SUBMITTING
-        assert "No space left on device" in record.message
+        assert store.list() == ()
+        assert [path.name for path in (home / "demo-1").iterdir()] == [filler.name]
         filler.unlink()
-        assert submit(store, single(home, "demo-2", "echo never", key="same")).run_id == "demo-1"
+        assert submit(store, single(home, "demo-1", COUNT + SUCCEED, key="same")).verdict is Verdict.NEW
         assert end_of(store).state is RunState.SUCCEEDED
         assert starts(home / "demo-1") == 1
+
+
+def test_a_run_id_that_is_taken_is_refused_and_the_files_of_its_owner_stay(home: Path):
+    store = RunStore(home)
+    submit(store, single(home, "demo-1", SUCCEED, key="one"))
+    end_of(store)
+    with pytest.raises(LongshoreError, match="demo-1: this run id is taken; submit again for another"):
+        submit(store, single(home, "demo-1", "echo other", key="other"))
+    assert (home / "demo-1" / "setup-and-run.sh").read_text() == SUCCEED
 
 
 def test_a_disk_too_full_to_claim_the_attempt_starts_nothing_and_can_be_repaired(home: Path):
