@@ -10,8 +10,6 @@ import json
 import logging
 import math
 import os
-import secrets
-import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -19,7 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainer.progress import Progress, Reading
-from trainer.run_dir import RUN_ID_VARIABLE, RunDir, write_atomically
+from trainer.run_dir import RunDir
+from trainer.wandb_run import WandB
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -27,8 +26,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 FPS, STEPS_PER_S, EPISODE_RETURN = "throughput/fps", "throughput/steps_per_s", "episode/return"  # shown as progress
-WANDB_START_SECONDS = 60  # to reach W&B at the start; then the run is kept offline
-WANDB_FINISH_SECONDS = 20  # for the last upload; well under the grace in which a role has to end
 
 
 class MetricsLogger:
@@ -52,7 +49,7 @@ class MetricsLogger:
         self._progress = Progress()
         settings = config["logger"]
         self._tensorboard = TensorBoard(run_dir.root / "tensorboard") if settings["tensorboard"] else None
-        self._wandb = WandB(run_dir, config, attempt) if settings["wandb"]["mode"] != "disabled" else None
+        self._wandb = WandB(run_dir, config, {"attempt": attempt}) if settings["wandb"]["mode"] != "disabled" else None
         self.truncate(None)
 
     def truncate(self, step: int | None) -> None:
@@ -97,13 +94,19 @@ class MetricsLogger:
         rates = figures.get(FPS, 0.0), figures.get(STEPS_PER_S, 0.0)
         self._progress.show(Reading(step, self._total, frames, *rates, self._last_return, now - self._started))
 
-    def close(self) -> None:
-        """Flush and end all writers; takes seconds at most, whatever the network does."""
+    def close(self) -> bool:
+        """Flush and end all writers; takes seconds at most, whatever the network does.
+
+        Returns:
+            Whether all have ended; else the process has to end at once, without waiting for what is left of them.
+        """
         self._progress.close()
         if self._tensorboard is not None:
             self._tensorboard.close()
-        if self._wandb is not None:
-            self._wandb.close()
+        if self._wandb is None:
+            return True
+        self._wandb.add_checkpoints()
+        return self._wandb.close()
 
     def _lines(self) -> list[bytes]:
         return self._path.read_bytes().splitlines(keepends=True) if self._path.exists() else []
@@ -141,80 +144,6 @@ class TensorBoard:
         if self._writer is not None:
             with suppress(Exception):
                 self._writer.close()
-
-
-class WandB:
-    """Weights & Biases. A run that cannot be reached is kept offline, for `wandb sync`."""
-
-    def __init__(self, run_dir: RunDir, config: Mapping[str, Any], attempt: int) -> None:
-        self._run: Any = None
-        settings = config["logger"]["wandb"]
-        try:
-            import wandb
-        except ImportError:
-            log.warning("W&B is left out: the package wandb is not installed")
-            return
-        run_id = _run_id(run_dir)
-        arguments = {
-            "project": settings["project"],
-            "group": settings["group"],
-            "id": run_id,
-            "name": run_id,
-            "dir": str(run_dir.root),  # wandb makes the folder wandb/ in it
-            "config": {**config, "attempt": attempt},
-            "settings": wandb.Settings(console="off", silent=True, init_timeout=WANDB_START_SECONDS),
-        }
-        if settings["mode"] == "online":
-            try:
-                self._run = wandb.init(mode="online", resume="allow", **arguments)
-            except Exception as error:
-                words = " ".join(str(error).split())
-                log.warning("W&B cannot be reached (%s): the run is kept in %s/wandb", words, run_dir.root)
-        if self._run is None:
-            try:
-                self._run = wandb.init(mode="offline", **arguments)
-            except Exception as error:
-                log.warning("W&B is left out: %s: %s", type(error).__name__, error)
-                return
-        # A resumed run may log a step again that an earlier attempt has logged; W&B's own counter never goes back.
-        with suppress(Exception):
-            self._run.define_metric("step")
-            self._run.define_metric("*", step_metric="step")
-
-    def log(self, step: int, values: Mapping[str, float]) -> None:
-        if self._run is None:
-            return
-        try:
-            self._run.log({"step": step, **values})
-        except Exception as error:
-            self._run = None
-            log.warning("W&B is left out from here on: %s: %s", type(error).__name__, error)
-
-    def close(self) -> None:
-        """Wait for the last upload, but not for a network that is gone."""
-        if self._run is None:
-            return
-        finish = threading.Thread(target=self._finish, name="wandb-finish", daemon=True)
-        finish.start()
-        finish.join(WANDB_FINISH_SECONDS)
-        if finish.is_alive():
-            log.warning("W&B's last upload has not finished in %d s and is left to `wandb sync`", WANDB_FINISH_SECONDS)
-        self._run = None
-
-    def _finish(self) -> None:
-        with suppress(Exception):
-            self._run.finish()
-
-
-def _run_id(run_dir: RunDir) -> str:
-    """One W&B run for all attempts: the run's id, or one that is drawn once and kept in the run directory."""
-    given = os.environ.get(RUN_ID_VARIABLE)
-    if given:
-        return given
-    kept = run_dir.root / "wandb" / "run_id"
-    if not kept.exists():
-        write_atomically(kept, secrets.token_hex(4))
-    return kept.read_text(encoding="utf-8").strip()
 
 
 def _finite(value: float) -> float | None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.trainer.conftest import fill
-from trainer import metrics as metrics_module
+from trainer import wandb_run
 from trainer.metrics import MetricsLogger
 from trainer.progress import Progress, Reading, line
 from trainer.run_dir import RunDir
@@ -217,9 +217,9 @@ def test_wandb_that_breaks_later_is_left_out_with_one_warning(run_dir, fake_wand
 
 @pytest.mark.usefixtures("fake_wandb")
 def test_a_last_upload_that_hangs_does_not_hold_the_end_up(run_dir, monkeypatch, caplog):
-    monkeypatch.setattr(metrics_module, "WANDB_FINISH_SECONDS", 0)
+    monkeypatch.setattr(wandb_run, "FINISH_SECONDS", 0)
     MetricsLogger(run_dir, config(wandb="offline"), 1).close()
-    assert "left to `wandb sync`" in caplog.text
+    assert "is left to `wandb sync --include-online" in caplog.text
 
 
 def test_wandb_is_told_the_run_id_of_the_run(run_dir, fake_wandb, monkeypatch):

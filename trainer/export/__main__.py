@@ -2,11 +2,14 @@
 
 import argparse
 import importlib.util
+import logging
+import os
 import sys
 from pathlib import Path
 
 from trainer.export.errors import ExportError
 from trainer.run_dir import RunDir
+from trainer.wandb_run import WandB
 
 NEEDED = ("torch", "onnx", "yaml")
 
@@ -42,7 +45,25 @@ def main() -> int:
         print("  policy.onnx is neither checked nor timed: onnxruntime is not installed")
     else:
         print(f"  a step of runner.py takes {check['step_ms']:.3f} ms on one core")
+    sys.stdout.flush()
+    if not _sent_to_wandb(RunDir(arguments.run_dir), output, metadata["checkpoint"]):
+        os._exit(0)
     return 0
+
+
+def _sent_to_wandb(run_dir: RunDir, output: Path, checkpoint: str) -> bool:
+    """Keep the policy as an artefact of the run at W&B, where the run uses it; whether that has ended."""
+    import yaml
+
+    from trainer.export.command import FILES
+
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    config = yaml.safe_load(run_dir.config.read_text(encoding="utf-8"))
+    if config["logger"]["wandb"]["mode"] == "disabled":
+        return True
+    run = WandB(run_dir, config)
+    run.add_policy([output / name for name in FILES], checkpoint)
+    return run.close()
 
 
 def _refuse(reason: str) -> int:

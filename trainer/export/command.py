@@ -21,6 +21,7 @@ from trainer.run_dir import RunDir
 
 FORMAT = 1
 ONNX, TORCHSCRIPT, METADATA, RUNNER = "policy.onnx", "policy.pt", "policy.json", "runner.py"
+FILES = (ONNX, TORCHSCRIPT, RUNNER, METADATA)
 _PACKAGES = ("torch", "onnx", "onnxruntime", "numpy")
 
 
@@ -53,7 +54,7 @@ def export(run_dir: RunDir, checkpoint: str, output: Path) -> dict[str, Any]:
         metadata["check"] = _checked(source, step, folder)
         _write(folder / METADATA, metadata)
         output.mkdir(exist_ok=True)
-        for name in (ONNX, TORCHSCRIPT, RUNNER, METADATA):
+        for name in FILES:
             os.replace(folder / name, output / name)
     return metadata
 

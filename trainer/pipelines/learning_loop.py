@@ -125,7 +125,7 @@ class LearningLoop:
             self._channel.send(Finish())
         finally:
             self._channel.close()
-            metrics.close()
+            self._context.exits_at_once |= not metrics.close()
             self._saver.wait()
 
     def _train(self, metrics: MetricsLogger, gpus: GpuUse) -> None:

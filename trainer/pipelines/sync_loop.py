@@ -81,7 +81,7 @@ class SyncPipeline:
                 self._simulator.max_return,
             )
         finally:
-            metrics.close()
+            self._context.exits_at_once |= not metrics.close()
             self._saver.wait()
             self._simulator.close()
 
