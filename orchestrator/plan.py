@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from orchestrator.script import ScriptContext, render_script
 from orchestrator.snapshot import Snapshot, snapshot_folder
 from orchestrator.spec import JobSpec, job_to_yaml
 from orchestrator.sweep import SweepMember, expand
+from orchestrator.sweep_files import sweep_folder
 from trainer.run_dir import RunDir
 
 
@@ -192,7 +193,7 @@ class _Planner:
         texts: dict[str, Callable[[], str]] = {
             _name_of("job"): lambda: job_to_yaml(job),
             _name_of("script"): lambda: render_script(self._context(job, run_dir)),
-            _name_of("plan"): lambda: _json({**_summary(run), **self._shared()}),
+            _name_of("plan"): lambda: _json({**_summary(run), **self._shared}),
             _name_of("git"): lambda: _json(_git(self.snapshot)),
         }
         if (batch_script := launch.batch_script) is not None:
@@ -222,6 +223,8 @@ class _Planner:
 
     def _batch(self, job: JobSpec, index: int, here: Path, there: Path) -> dict[str, Any]:
         """What a batch system needs besides."""
+        if self.sweep is not None and job.backend == "slurm":  # a task of an array takes its files from there
+            here, there = (sweep_folder(root, self.plan_id) for root in (self.home, self.root))
         uploads = (
             Upload(here, there),
             Upload(snapshot_folder(self.snapshot, self.home), snapshot_folder(self.snapshot, self.root), complete=True),
@@ -251,6 +254,7 @@ class _Planner:
             labels={**labels, "sweep": self.plan_id} if self.sweep else labels,
         )
 
+    @cached_property
     def _shared(self) -> dict[str, Any]:
         """What plan.json of a run says of the plan that it was made in."""
         return {

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from orchestrator.runs import RunRecord, RunStore
 from orchestrator.states import TERMINAL, RunState
+from orchestrator.sweep_files import discard, plan_of
 
 DOOMED = ".pruned-"  # what a run directory is called while it is being removed
 
@@ -78,4 +79,6 @@ def remove(store: RunStore, chosen: Iterable[Candidate]) -> list[RunRecord]:
             record.run_dir.rename(doomed)
             shutil.rmtree(doomed, ignore_errors=True)
         gone.append(record)
+    left_over = {plan_of(record.run_id) for record in store.list()}
+    discard(store.home, {plan_of(record.run_id) for record in gone} - left_over)
     return gone

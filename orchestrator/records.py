@@ -54,7 +54,7 @@ MIGRATIONS = {
     "ALTER TABLE runs ADD COLUMN leased_gpus TEXT NOT NULL DEFAULT '[]';\n",
     # Files have come before the registration ever since; a submission that had been cut short is made anew.
     3: "UPDATE runs SET state = 'cancelled', message = 'its submission was cut short' WHERE state = 'submitting';\n"
-    "DROP TABLE pending_files;\n",
+    "DROP TABLE IF EXISTS pending_files;\n",
 }
 
 

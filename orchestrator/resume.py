@@ -10,6 +10,7 @@ from orchestrator.overrides import override_words
 from orchestrator.runs import RunRecord, RunStore
 from orchestrator.spec import load_job
 from orchestrator.states import RunState
+from orchestrator.sweep_files import unpack
 from trainer.run_dir import RunDir
 
 
@@ -31,6 +32,7 @@ def resume(store: RunStore, record: RunRecord, settings: Sequence[str], checkpoi
         raise UsageError(f"{record.run_id}: Slurm starts the attempts of a run itself; submit the job again")
     if record.state is RunState.SUCCEEDED and not settings:
         raise UsageError(f"{record.run_id} has succeeded; give it more to do: optimization.total_optim_steps=NUMBER")
+    unpack([record.run_dir])
     words = _words(run_dir, settings)
     folder = None if checkpoint is None else _checkpoint(run_dir, checkpoint)
     store.resume(record.run_id, words)

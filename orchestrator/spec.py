@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -202,19 +204,18 @@ def check_secrets(job: JobSpec, environ: Mapping[str, str]) -> list[Problem]:
 
 def job_to_yaml(job: JobSpec) -> str:
     """The job as a file that `load_job` reads as the same job."""
-    written = {}
+    written = []
     for name, value in job.model_dump().items():
         nothing = value is None or value == {} or value == ()
         if not (nothing and type(job).model_fields[name].get_default(call_default_factory=True) == value):
-            written[name] = _listed(value)
-    return dump(written)
+            written.append(_key_to_yaml(json.dumps({name: value})))
+    return "".join(written)
 
 
-def _listed(value: Any) -> Any:
-    """`value` with lists for tuples and without absent values, for YAML."""
-    if isinstance(value, dict):
-        return {key: _listed(item) for key, item in value.items()}
-    return [_listed(item) for item in value] if isinstance(value, list | tuple) else value
+@lru_cache(maxsize=64)  # the runs of a sweep differ in one key
+def _key_to_yaml(item: str) -> str:
+    """One key of a job, from JSON, as a line or block of the file."""
+    return dump(json.loads(item))
 
 
 def job_schema() -> dict[str, Any]:

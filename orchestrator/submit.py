@@ -7,23 +7,23 @@ disk or a kill, submitting the same job again goes on where it stopped.
 from __future__ import annotations
 
 import contextlib
-import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator.backends.base import Backend, SweepBackend
+from orchestrator.backends.base import BATCH_SCRIPT, Backend, SweepBackend
 from orchestrator.errors import BackendError, LongshoreError
 from orchestrator.runs import Registered, RunRecord, RunStore
 from orchestrator.snapshot import store_snapshot
 from orchestrator.states import TERMINAL, RunState, Verdict, judge
+from orchestrator.sweep_files import discard, pack, sweep_folder
 from orchestrator.watch import observe, start_queued
 from trainer.run_dir import write_atomically
 
 if TYPE_CHECKING:
     from orchestrator.plan import Plan, PlannedRun
 
+COMMON_FILES = (BATCH_SCRIPT, "git.json")  # the same for all runs of a plan
 LOCAL_MAX_PARALLEL = 1  # runs of a sweep at once where the job does not say: two would share one machine's cores
 
 
@@ -87,16 +87,15 @@ def _register(plan: Plan, store: RunStore, again: bool, max_parallel: int | None
     new = [run for run in plan.runs if judge(states.get(run.key), again=again) is Verdict.NEW]
     if taken := store.records([run.run_id for run in new]):
         raise LongshoreError(f"{taken[0].run_id}: this run id is taken; submit again for another")
+    if new:
+        _put_in_place(plan, new)
+    registered: tuple[Registered, ...] = ()
     try:
-        if new:
-            _put_in_place(plan, new)
         ready = frozenset(run.run_id for run in new)
         registered = store.add_plan(plan, again=again, max_parallel=max_parallel, ready=ready)
-    except LongshoreError:
-        _take_back(new)
-        raise
-    made = {entry.planned.run_id for entry in registered if entry.verdict is Verdict.NEW}
-    _take_back(run for run in new if run.run_id not in made)  # somebody else was faster
+    finally:
+        if new and not any(entry.verdict is Verdict.NEW for entry in registered):
+            _take_back(plan, new)  # it failed, or somebody else was faster
     return registered
 
 
@@ -106,38 +105,30 @@ def _put_in_place(plan: Plan, new: Sequence[PlannedRun]) -> None:
     Raises:
         LongshoreError: There is no room or no right to write.
     """
+    packed = False
     try:
-        alone = len(new) == 1
-        for run in new:
-            _write_files(run.run_dir, run.files, durable=alone)
-        if not alone:
-            os.sync()  # once: the disk takes its time for each file that is waited for, and a sweep has thousands
+        if plan.is_sweep:
+            pack(sweep_folder(plan.home, plan.plan_id), {run.run_id: run.files for run in new}, COMMON_FILES)
+            packed = True
+        else:
+            for name, text in new[0].files.items():
+                write_atomically(new[0].run_dir / name, text)
         store_snapshot(plan.snapshot, plan.home)
     except (LongshoreError, OSError) as error:
+        if packed or not plan.is_sweep:
+            _take_back(plan, new)
         raise LongshoreError(f"{plan.plan_id}: {error}; nothing was submitted") from error
 
 
-def _take_back(runs: Iterable[PlannedRun]) -> None:
+def _take_back(plan: Plan, new: Sequence[PlannedRun]) -> None:
     """Remove files that were put in place for nothing."""
-    for run in runs:
-        with contextlib.suppress(OSError):
-            for name in run.files:
-                (run.run_dir / name).unlink(missing_ok=True)
-            run.run_dir.rmdir()
-
-
-def _write_files(run_dir: Path, files: Mapping[str, str], *, durable: bool) -> None:
-    if durable:
-        for name, text in files.items():
-            write_atomically(run_dir / name, text)
+    if plan.is_sweep:
+        discard(plan.home, [plan.plan_id])
         return
-    # Nobody knows of the run yet, so nobody reads them: a temporary name for each would take ten times as long, and a
-    # sweep has thousands.
-    folder = str(run_dir)
-    os.makedirs(folder, exist_ok=True)
-    for name, text in files.items():
-        with open(f"{folder}/{name}", "wb") as file:
-            file.write(text.encode())
+    with contextlib.suppress(OSError):
+        for name in new[0].files:
+            (new[0].run_dir / name).unlink(missing_ok=True)
+        new[0].run_dir.rmdir()
 
 
 def _max_parallel(plan: Plan, backend: Backend) -> int | None:

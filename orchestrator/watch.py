@@ -13,9 +13,12 @@ from orchestrator.errors import BackendError, LongshoreError
 from orchestrator.gpus import Gpu
 from orchestrator.processes import Process
 from orchestrator.runs import Event, RunRecord, RunStore
-from orchestrator.states import TERMINAL
+from orchestrator.states import TERMINAL, RunState
+from orchestrator.sweep_files import unpack
 
 BackendFor = Callable[[str, str], Backend]  # of a name, at the site of a profile
+WAITING = frozenset({RunState.QUEUED, RunState.REQUEUED})
+NOT_STARTED = WAITING | {RunState.CANCELLED}
 INTERVAL = 0.5  # seconds between two looks
 
 
@@ -64,7 +67,10 @@ def _observe(
             errors.append(error)
             continue
         seen |= {runs[handle].run_id: (handle, observation) for handle, observation in answers.items()}
-    return store.observe(seen), errors
+    changes = store.observe(seen)
+    started = [change.run_id for change in changes if change.old in WAITING and change.new not in NOT_STARTED]
+    unpack(record.run_dir for record in store.records(started))  # of a run that goes on elsewhere
+    return changes, errors
 
 
 def start_queued(
@@ -95,6 +101,8 @@ def start_queued(
         try:
             if missing := [name for name in request.secrets if name not in environment]:
                 raise LongshoreError(f"cannot be started from here: {', '.join(missing)} is not set")
+            if request.place is None:
+                unpack(waiting.run_dir for waiting, _ in claimed)
             backend = backend_for(record.backend, record.profile)
             launches = [_next(backend, record, launch) for record, launch in claimed]
             handles = _launch(backend, launches, {name: environment[name] for name in request.secrets})

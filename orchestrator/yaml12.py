@@ -393,9 +393,20 @@ class _Dumper(SafeDumper):
         return True
 
 
+class _Root(dict[str, Any]):
+    """The mapping that a document is."""
+
+
 _Dumper.add_representer(str, _Dumper.represent_str)
+_Dumper.add_representer(
+    _Root, lambda dumper, root: dumper.represent_mapping(f"{_TAG}map", root.items(), flow_style=False)
+)
 
 
 def dump(data: Mapping[str, Any] | Sequence[Any]) -> str:
-    """Block YAML that `parse` reads back as the same values; collections of scalars stand on one line."""
-    return str(yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120))
+    """Block YAML that `parse` reads back as the same values; collections of scalars below the top stand on one line.
+
+    The texts of two mappings, one behind the other, are that of both together.
+    """
+    root = _Root(data) if isinstance(data, Mapping) else data
+    return str(yaml.dump(root, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120))

@@ -14,6 +14,7 @@ from orchestrator.report.curves import AXES, METRICS, band, points_for, read_cur
 from orchestrator.report.data import Difference, Group, Report, RunEntry, Segment
 from orchestrator.runs import Event, RunRecord, RunStore
 from orchestrator.states import TERMINAL, RunState
+from orchestrator.sweep_files import unpack
 from orchestrator.tables import heartbeat
 from orchestrator.yaml12 import parse_file
 from trainer.run_dir import Failure, RunDir
@@ -41,6 +42,7 @@ ARTEFACTS = (  # patterns in a run's folder, in the order of the page
 
 def collect(store: RunStore, records: Sequence[RunRecord], title: str, now: float) -> Report:
     """Everything about some runs, as of `now` (unix seconds); what a run has not left yet is left out."""
+    unpack(record.run_dir for record in records)
     settings = [_settings(RunDir(record.run_dir).job) for record in records]
     differences = _differences(settings)
     keys = [difference.key for difference in differences]

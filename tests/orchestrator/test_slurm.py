@@ -126,7 +126,7 @@ def test_an_image_is_named_as_enroot_does(image, named):
 
 @given(st.sets(st.integers(0, 40), min_size=1), st.one_of(st.none(), st.integers(1, 9)))
 def test_an_array_names_each_task_once(indices, limit):
-    option = array_option(indices, limit).removeprefix("--array=")
+    option = array_option(tuple(indices), limit).removeprefix("--array=")
     spans, _, at_once = option.partition("%")
     listed = parse_squeue(f"7_[{spans}]|PENDING|N/A|Resources\n")
     assert set(listed) == {f"7_{index}" for index in indices}

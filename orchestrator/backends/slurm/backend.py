@@ -35,6 +35,7 @@ from orchestrator.mirror import fetch_logs, fetch_markers
 from orchestrator.profile import Profile
 from orchestrator.states import RunState
 from orchestrator.submission import AmbiguousSubmission, Submitted, adopt, submit_once
+from orchestrator.sweep_files import COMMON, sweep_folder
 from trainer.run_dir import RunDir
 
 COMMAND_TIMEOUT = 60.0  # seconds; a busy slurmctld answers late
@@ -106,11 +107,11 @@ class SlurmBackend:
         self._upload(folder, launches)
         places = {launch.request.place.index if launch.request.place else 0: launch.request for launch in launches}
         size = first.place.size if first.place else 1
-        array = (array_option(places, first.place.max_parallel),) if first.place else ()
+        array = (array_option(tuple(places), first.place.max_parallel),) if first.place else ()
         submitted = self._submit(
             folder,
             (*self._command("sbatch"), "--parsable", *array, str(folder / BATCH_SCRIPT)),
-            (_source(first) / BATCH_SCRIPT).read_text(encoding="utf-8"),
+            _batch_script_of(first).read_text(encoding="utf-8"),
             [str(places[index].run_dir) if index in places else "-" for index in range(size)],
             {name: secrets[name] for name in first.secrets},
         )
@@ -226,11 +227,12 @@ class SlurmBackend:
                 moved = self.host.run(("mv", "-T", "--", str(temporary), str(upload.target)))
                 if moved.exit_code != 0:  # somebody else was faster
                     self.host.run(("rm", "-rf", "--", str(temporary)))
+        root = folder.parents[1]
         folders = [upload for upload in uploads if not upload.complete]
         with tempfile.TemporaryDirectory() as packed:  # in one go: each trip takes its time
             for upload in folders:
-                shutil.copytree(upload.source, Path(packed) / upload.target.name)
-            self.host.put(Path(packed), folder.parents[1])
+                shutil.copytree(upload.source, Path(packed) / upload.target.relative_to(root))
+            self.host.put(Path(packed), root)
 
     def _fetch_markers(self, run_dirs: Sequence[Path]) -> None:
         far = [run_dir for run_dir in run_dirs if self._is_far(run_dir)]
@@ -256,6 +258,8 @@ class SlurmBackend:
         return done.stdout
 
 
-def _source(request: LaunchRequest) -> Path:
-    """The run directory on this machine."""
-    return next((upload.source for upload in request.uploads if upload.target == request.run_dir), request.run_dir)
+def _batch_script_of(request: LaunchRequest) -> Path:
+    """The batch script on this machine."""
+    folder = request.run_dir if request.place is None else sweep_folder(request.run_dir.parent, request.place.sweep_id)
+    here = next((upload.source for upload in request.uploads if upload.target == folder), folder)
+    return here / BATCH_SCRIPT if request.place is None else here / COMMON / BATCH_SCRIPT

@@ -6,7 +6,7 @@ what does not survive those is refused.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
@@ -14,6 +14,7 @@ from orchestrator.backends.base import ContainerRequest, LaunchRequest
 from orchestrator.container import CACHES, ISAAC_CACHES, STATE
 from orchestrator.errors import UsageError
 from orchestrator.script import shell_environment
+from orchestrator.sweep_files import sweep_folder
 
 TEMPLATE = "job.sbatch.j2"
 RUNTIMES = ("pyxis", "apptainer", "none")
@@ -72,6 +73,7 @@ def batch_script(request: LaunchRequest, runtime: str) -> str:
     return _rendered(
         directives=tuple(_directives(request)),
         folder=str(folder_of(request)),
+        files=None if request.place is None else str(sweep_folder(root, request.place.sweep_id)),
         first_attempt=request.attempt,
         retries=batch.retries,
         retry_on=batch.retry_on,
@@ -211,7 +213,8 @@ def _is_below(folder: str, root: Path) -> bool:
     return PurePosixPath(folder).is_relative_to(root)
 
 
-def array_option(indices: Iterable[int], max_parallel: int | None) -> str:
+@lru_cache(maxsize=4)  # each run of a sweep asks
+def array_option(indices: Sequence[int], max_parallel: int | None) -> str:
     """`--array` of some tasks: `0-499%4`, `0-2,5`."""
     parts: list[list[int]] = []
     for index in sorted(indices):
