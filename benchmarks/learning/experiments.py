@@ -1,0 +1,145 @@
+"""What is learnt in benchmarks/learning/: tasks, budgets and settings, as published or as chosen here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+EPISODE = 1000  # steps of the suite's own, in every task of it
+DMC_REPEAT = 2
+DMC_ENVIRONMENTS = 16
+DMC_RATIO = 512  # frames trained on for each action taken
+BATCH = 1024  # frames: 16 sequences of 64
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One task that our trainer learns.
+
+    Attributes:
+        task: As people call it.
+        simulator: Package whose version counts.
+        repeat: Steps of the simulator's own in one frame of the trainer's; the curve counts the former.
+        actions: Frames of the trainer's that are collected, evaluation aside.
+        overrides: Of the trainer's config.
+        together: Several runs may go in one process, each on a CUDA stream of its own. mjlab's runs may not: its
+            kernels are not ordered with what runs on other streams than the default one.
+    """
+
+    task: str
+    simulator: str
+    repeat: int
+    actions: int
+    overrides: tuple[str, ...]
+    together: bool
+
+
+def dmc(task: str, frames: int) -> Experiment:
+    """A task of the control suite from states, in DreamerV3's protocol: 16 environments, each action held for 2 steps.
+
+    512 frames are trained on for each action, in batches of 16 sequences of 64: eight optimiser steps for every step
+    of all environments.
+    """
+    actions, random = frames // DMC_REPEAT, BATCH
+    rounds = -(-(actions - random) // DMC_ENVIRONMENTS)
+    steps = DMC_ENVIRONMENTS * DMC_RATIO // BATCH
+    return Experiment(
+        task,
+        "dm_control",
+        DMC_REPEAT,
+        actions,
+        (
+            "env.backend=dm_control",
+            f"env.name={task}",
+            "env.observation_key=null",
+            f"env.num_envs={DMC_ENVIRONMENTS}",
+            f"env.action_repeat={DMC_REPEAT}",
+            "collector.num_collectors=2",
+            f"collector.frames_per_batch={DMC_ENVIRONMENTS}",
+            f"collector.init_random_frames={random}",
+            f"replay_buffer.batch_size={BATCH}",
+            "replay_buffer.batch_length=64",
+            f"replay_buffer.buffer_size={max(actions + DMC_ENVIRONMENTS * EPISODE, 2 * random)}",
+            f"optimization.optim_steps_per_batch={steps}",
+            f"optimization.total_optim_steps={rounds * steps}",
+            "optimization.autocast=bfloat16",
+            "eval.fraction=0",
+            f"eval.episodes={DMC_ENVIRONMENTS}",
+            "logger.interval=200",
+        ),
+        together=True,
+    )
+
+
+def mjlab(
+    task: str, *, environments: int, frames: int, random: int, chunk: int, steps: int, sizes: tuple[str, ...]
+) -> Experiment:
+    """A task of mjlab's, with `steps` optimiser steps after every `chunk` steps of all environments."""
+    rounds = -(-(frames - random) // (environments * chunk))
+    return Experiment(
+        task,
+        "mjlab",
+        1,
+        frames,
+        (
+            "env.backend=mjlab",
+            f"env.name={task}",
+            f"env.num_envs={environments}",
+            f"collector.frames_per_batch={environments * chunk}",
+            f"collector.init_random_frames={random}",
+            f"replay_buffer.buffer_size={frames + environments * 100}",
+            f"optimization.optim_steps_per_batch={steps}",
+            f"optimization.total_optim_steps={rounds * steps}",
+            "optimization.autocast=bfloat16",
+            *sizes,
+        ),
+        together=False,
+    )
+
+
+EXPERIMENTS: Mapping[str, Experiment] = {
+    "dmc-cartpole-swingup": dmc("cartpole_swingup", 112_000),
+    "dmc-walker-walk": dmc("walker_walk", 112_000),
+    # Rewards are multiplied back to one a step (mjlab has them times its control step).
+    "mjlab-cartpole-swingup": mjlab(
+        "Mjlab-Cartpole-Swingup",
+        environments=256,
+        frames=1_260_000,  # a fifth of what PPO needs for 40
+        random=51_200,
+        chunk=8,
+        steps=8,
+        sizes=(
+            "env.reward_scale=20",
+            "replay_buffer.batch_size=4096",
+            "replay_buffer.batch_length=32",
+            "agent.behaviour.imagination_last=8",
+            "agent.optimizer.lr=3e-4",
+            "agent.optimizer.warmup=100",
+            "eval.episodes=256",
+            "logger.interval=40",
+        ),
+    ),
+    "mjlab-go1": mjlab(
+        "Mjlab-Velocity-Flat-Unitree-Go1",
+        environments=4096,
+        frames=8_200_000,  # a fifth of what PPO needs for 80
+        random=262_144,
+        chunk=8,
+        steps=40,
+        sizes=(
+            "env.reward_scale=20",
+            "replay_buffer.batch_size=16384",
+            "replay_buffer.batch_length=32",
+            "agent.world_model.deter=1024",
+            "agent.world_model.hidden=256",
+            "agent.world_model.classes=16",
+            "agent.world_model.units=256",
+            "agent.behaviour.imagination_last=4",
+            "agent.behaviour.return_horizon=100",
+            "agent.optimizer.lr=3e-4",
+            "agent.optimizer.warmup=200",
+            "eval.episodes=4096",
+            "logger.interval=40",
+        ),
+    ),
+}
