@@ -321,8 +321,8 @@ def _follow(store: RunStore, run_ids: Sequence[str], going: Sequence[str]) -> in
 
 
 def _show_figures(records: Sequence[RunRecord]) -> int:
-    """Print what training gave where runs have succeeded; 1 where one has not."""
-    from orchestrator.states import RunState
+    """Print what training gave where runs have succeeded; 1 where one neither has nor was stopped by its sweep."""
+    from orchestrator.states import AS_ASKED, RunState
     from orchestrator.tables import show, summary_table
     from trainer.run_dir import RunDir
 
@@ -330,7 +330,7 @@ def _show_figures(records: Sequence[RunRecord]) -> int:
     summaries = {record.run_id: RunDir(record.run_dir).read_summary() for record in succeeded}
     if known := {run_id: summary for run_id, summary in summaries.items() if summary is not None}:
         show(summary_table(known))
-    return 0 if len(succeeded) == len(records) else 1
+    return 0 if all(record.state in AS_ASKED for record in records) else 1
 
 
 def _show_runs(records: Sequence[RunRecord], as_json: bool) -> None:

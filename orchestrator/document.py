@@ -13,7 +13,7 @@ from orchestrator.yaml12 import parse, read_text, start_of
 
 COMMAND_LINE = "<command line>"  # stands for the file in problems; line 1, columns count within the argument
 
-_SWEEP_WORDS = ("zip", "list", "exclude", "max_parallel")
+_SWEEP_WORDS = ("zip", "list", "exclude", "max_parallel", "stop")
 # Keys whose numbers are read as the text that they were written as: 0.10 is a version, 90 a duration, 1234567 a commit.
 _AS_WRITTEN = frozenset(
     {

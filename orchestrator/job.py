@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeAlias
@@ -47,6 +48,7 @@ from orchestrator.fields import (
     VariableValue,
     Version,
 )
+from orchestrator.halving import StopRule
 from orchestrator.nodes import Mark, differences, shown
 from orchestrator.overrides import TrainValue, key_error, value_error
 from orchestrator.quantities import duration_seconds, memory_mib
@@ -88,6 +90,22 @@ def _train_value(value: Any) -> TrainValue:
     return value  # type: ignore[no-any-return]
 
 
+def _share(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
+        raise ValueError(f"{shown(value)} is no share; write a number between 0 and 1")
+    return float(value)
+
+
+def _metric(value: Any) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"[\w.-]+(/[\w.-]+)*", value):
+        raise ValueError(f"{shown(value)} is no metric; write a name of metrics.jsonl, like episode/return")
+    return value
+
+
+Share: TypeAlias = Annotated[
+    float, BeforeValidator(_share), WithJsonSchema({"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1})
+]
+MetricName: TypeAlias = Annotated[str, BeforeValidator(_metric)]
 _TRAIN_VALUE_SCHEMA: JsonSchemaValue = {"type": ["boolean", "number", "string", "null", "array"]}
 TrainKey: TypeAlias = Annotated[str, AfterValidator(_train_key)]
 AnyTrainValue: TypeAlias = Annotated[Any, AfterValidator(_train_value), WithJsonSchema(_TRAIN_VALUE_SCHEMA)]
@@ -208,6 +226,24 @@ class Watchdog(Model):
         return duration_seconds(self.stall)
 
 
+class Stop(Model):
+    """Successive halving: at some points of training only the best runs of the sweep go on."""
+
+    metric: MetricName = Field(description="Name in metrics.jsonl, such as episode/return; more of it is better")
+    at: tuple[Share, ...] = Field(min_length=1, description="The points, as shares of all optimiser steps: 0.25, 0.5")
+    keep: Share = Field(0.5, description="Share of the runs at each point that goes on")
+
+    @model_validator(mode="after")
+    def _check(self) -> Stop:
+        if list(self.at) != sorted(set(self.at)):
+            raise wrong([(("at",), "must ascend: [0.25, 0.5]")])
+        return self
+
+    @property
+    def rule(self) -> StopRule:
+        return StopRule(self.metric, self.at, self.keep)
+
+
 class Sweep(Model):
     """Trainer settings that differ between runs: `seed: [0, 1, 2]` makes three.
 
@@ -220,6 +256,7 @@ class Sweep(Model):
     listed: tuple[dict[TrainKey, AnyTrainValue], ...] = Field((), alias="list", description="Settings of run after run")
     exclude: tuple[dict[TrainKey, AnyTrainValue], ...] = Field((), description="Runs left out: those with these values")
     max_parallel: StrictInt | None = Field(None, ge=1, le=LARGEST_SWEEP, description="Runs at a time; all by default")
+    stop: Stop | None = Field(None, description="Which runs are stopped before their end")
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
@@ -233,7 +270,7 @@ class Sweep(Model):
     def _gather_axes(cls, written: Any) -> Any:
         if not isinstance(written, Mapping):
             return written
-        named = {"zip", "list", "exclude", "max_parallel"}
+        named = {"zip", "list", "exclude", "max_parallel", "stop"}
         gathered = {key: value for key, value in written.items() if key in named and value is not None}
         return {**gathered, "axes": {key: value for key, value in written.items() if key not in named}}
 
@@ -248,6 +285,8 @@ class Sweep(Model):
             spread["exclude"] = [dict(row) for row in self.exclude]
         if self.max_parallel is not None:
             spread["max_parallel"] = self.max_parallel
+        if self.stop is not None:
+            spread["stop"] = self.stop.model_dump()
         return spread
 
     @model_validator(mode="after")
@@ -382,6 +421,8 @@ class JobSpec(Model):
             if name in self.secrets[:index]:
                 yield ("secrets", index), f"{name} stands twice"
         yield from self._repeated_runs()
+        if self.sweep is not None and self.sweep.stop is not None and self.backend == "steve":
+            yield ("sweep", "stop"), "needs run directories that this machine sees; steve keeps them elsewhere"
         targets = [mount.target for mount in self.mounts]
         for index, target in enumerate(targets):
             if target in targets[:index]:

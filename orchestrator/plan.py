@@ -24,6 +24,7 @@ from orchestrator.backends.base import (
 from orchestrator.backends.steve.commands import steve_warnings
 from orchestrator.environment import host_folders, in_container, is_isaac, script_context, unused_settings
 from orchestrator.errors import UsageError
+from orchestrator.halving import StopRule
 from orchestrator.job import Sweep
 from orchestrator.profile import Profile
 from orchestrator.script import ScriptContext, render_script
@@ -80,6 +81,7 @@ class Plan:
         warnings: One line each, for people.
         is_sweep: Whether the job has a sweep, of however few runs.
         max_parallel: How many runs of the sweep may go at once; None where the job does not say.
+        stop: Which runs of the sweep are stopped before their end; None for none.
     """
 
     plan_id: str
@@ -92,6 +94,7 @@ class Plan:
     warnings: tuple[str, ...]
     is_sweep: bool
     max_parallel: int | None = None
+    stop: StopRule | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """For programs. Secrets stand in it by name."""
@@ -103,6 +106,7 @@ class Plan:
             "home": str(self.home),
             "is_sweep": self.is_sweep,
             "max_parallel": self.max_parallel,
+            "stop": None if self.stop is None else asdict(self.stop),
             "warnings": list(self.warnings),
             "snapshot": _snapshot_summary(self.snapshot, self.home),
             "git": _git(self.snapshot),
@@ -140,6 +144,8 @@ def make_plan(job: JobSpec, *, run_id: str, snapshot: Snapshot, profile: Profile
     except UsageError as error:
         start, warnings = _cannot_start, [str(error)]
     root = _root(job, profile, home)
+    if root != home and job.sweep is not None and job.sweep.stop is not None:
+        raise UsageError(f"sweep.stop needs run directories that this machine sees, and they are in {root} elsewhere")
     members = expand(job)
     plan = _Planner(run_id, job.sweep, len(members), snapshot, profile, home, root, python, start)
     return Plan(
@@ -153,6 +159,7 @@ def make_plan(job: JobSpec, *, run_id: str, snapshot: Snapshot, profile: Profile
         warnings=(*snapshot.notes, *unused_settings(job, profile), *steve_warnings(job, profile), *warnings),
         is_sweep=job.sweep is not None,
         max_parallel=None if job.sweep is None else job.sweep.max_parallel,
+        stop=None if job.sweep is None or job.sweep.stop is None else job.sweep.stop.rule,
     )
 
 

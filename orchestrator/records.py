@@ -13,12 +13,16 @@ from orchestrator.backends.base import Launch, LaunchRequest, SweepPlace, Upload
 from orchestrator.retry import RetryPolicy
 from orchestrator.states import FailureClass, RunState
 
-VERSION = 4  # of the schema, kept in PRAGMA user_version
+VERSION = 5  # of the schema, kept in PRAGMA user_version
 
 # The one active run of a submission key: what `active` lists is every state but the terminal ones.
 SCHEMA = """
 CREATE TABLE sweeps (
-    sweep_id TEXT PRIMARY KEY, name TEXT NOT NULL, max_parallel INTEGER, created REAL NOT NULL
+    sweep_id TEXT PRIMARY KEY, name TEXT NOT NULL, max_parallel INTEGER, created REAL NOT NULL, stop TEXT
+);
+CREATE TABLE worths (
+    run_id TEXT NOT NULL REFERENCES runs (run_id), point INTEGER NOT NULL, worth REAL NOT NULL,
+    PRIMARY KEY (run_id, point)
 );
 CREATE TABLE runs (
     sequence INTEGER PRIMARY KEY AUTOINCREMENT, run_id TEXT NOT NULL UNIQUE, name TEXT NOT NULL,
@@ -55,6 +59,9 @@ MIGRATIONS = {
     # Files have come before the registration ever since; a submission that had been cut short is made anew.
     3: "UPDATE runs SET state = 'cancelled', message = 'its submission was cut short' WHERE state = 'submitting';\n"
     "DROP TABLE IF EXISTS pending_files;\n",
+    4: "ALTER TABLE sweeps ADD COLUMN stop TEXT;\n"
+    "CREATE TABLE worths (run_id TEXT NOT NULL REFERENCES runs (run_id), point INTEGER NOT NULL, worth REAL NOT NULL, "
+    "PRIMARY KEY (run_id, point));\n",
 }
 
 

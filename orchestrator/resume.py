@@ -38,7 +38,8 @@ def resume(store: RunStore, record: RunRecord, settings: Sequence[str], checkpoi
     store.resume(record.run_id, words)
     if folder is not None:
         run_dir.point_checkpoint("latest", folder.name)  # where the trainer goes on
-    run_dir.success.unlink(missing_ok=True)  # the trainer starts nothing where it is
+    for mark in (run_dir.success, run_dir.stop):  # the trainer starts nothing where they are
+        mark.unlink(missing_ok=True)
 
 
 def _words(run_dir: RunDir, settings: Sequence[str]) -> tuple[str, ...]:

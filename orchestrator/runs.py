@@ -6,7 +6,7 @@ import contextlib
 import json
 import sqlite3
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 from orchestrator.backends.base import Launch, Observation
@@ -23,9 +23,9 @@ from orchestrator.records import (
     run_record,
 )
 from orchestrator.references import listed, match_reference
-from orchestrator.registry import Registry
 from orchestrator.states import TERMINAL, RunState, Verdict, judge, may_follow, next_state
-from trainer.run_dir import ExitCode, RunDir
+from orchestrator.sweep_store import SweepStore
+from trainer.run_dir import ExitCode, FailureClass, RunDir
 
 if TYPE_CHECKING:
     from orchestrator.plan import Plan, PlannedRun
@@ -42,7 +42,7 @@ class Registered:
     verdict: Verdict
 
 
-class RunStore(Registry):
+class RunStore(SweepStore):
     """The runs of one folder; their directories lie in it too."""
 
     def add_plan(
@@ -226,6 +226,7 @@ class RunStore(Registry):
             The changes.
         """
         known = {record.run_id: record for record in self.list(active=True)}
+        observations = {run_id: (handle, _told(seen)) for run_id, (handle, seen) in observations.items()}
         news = [
             run_id for run_id, (_, seen) in observations.items() if run_id in known and _is_news(known[run_id], seen)
         ]
@@ -279,12 +280,19 @@ class RunStore(Registry):
         with self._transaction():
             if self._record(run_id).state not in TERMINAL:
                 return False
-            for table in ("attempts", "events", "runs"):
+            for table in ("attempts", "events", "worths", "runs"):
                 self._db.execute(f"DELETE FROM {table} WHERE run_id = ?", (run_id,))
             self._db.execute(
                 "DELETE FROM sweeps WHERE sweep_id NOT IN (SELECT sweep_id FROM runs WHERE sweep_id NOTNULL)"
             )
         return True
+
+    def stop_waiting(self, run_id: str, why: str) -> None:
+        """End a run that waits, for the rule of its sweep; one that was started meanwhile stays as it is."""
+        with self._transaction():
+            record = self._record(run_id)
+            if record.state is RunState.REQUEUED and record.handle is None:
+                self._move(run_id, RunState.STOPPED, Observation(RunState.STOPPED, message=why))
 
     def request_cancel(self, run_ids: Iterable[str]) -> tuple[RunRecord, ...]:
         """Note that runs are to end. Those not started yet are `cancelled` at once.
@@ -371,11 +379,17 @@ class RunStore(Registry):
     ) -> None:
         """Add runs, to the sweep `joined` where there is one; inside a transaction."""
         sweep_id = joined or (plan.plan_id if plan.is_sweep else None)
+        rule = None if plan.stop is None else json.dumps(asdict(plan.stop))
         try:
             if joined is not None:
-                self._db.execute("UPDATE sweeps SET max_parallel = ? WHERE sweep_id = ?", (max_parallel, joined))
+                self._db.execute(
+                    "UPDATE sweeps SET max_parallel = ?, stop = ? WHERE sweep_id = ?", (max_parallel, rule, joined)
+                )
             elif sweep_id is not None:
-                self._db.execute("INSERT INTO sweeps VALUES (?, ?, ?, ?)", (sweep_id, plan.name, max_parallel, now))
+                self._db.execute(
+                    "INSERT INTO sweeps (sweep_id, name, max_parallel, created, stop) VALUES (?, ?, ?, ?, ?)",
+                    (sweep_id, plan.name, max_parallel, now, rule),
+                )
             self._db.executemany(
                 "INSERT INTO runs (run_id, name, sweep_id, sweep_index, backend, profile, key, state, run_dir, launch, "
                 "differs, created, updated, wanted_gpus) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -491,6 +505,13 @@ def _is_news(record: RunRecord, seen: Observation) -> bool:
         return True
     new = next_state(record.state, seen.state, cancelling=record.cancelling)
     return new != record.state or (new is RunState.QUEUED and seen.message != record.message)
+
+
+def _told(seen: Observation) -> Observation:
+    """What backends call failed with a class of its own is an end that was asked for."""
+    if seen.failure_class is not FailureClass.STOPPED:
+        return seen
+    return replace(seen, state=RunState.STOPPED, failure_class=None)
 
 
 def _how_it_stopped(seen: Observation) -> str:

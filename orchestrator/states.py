@@ -7,7 +7,17 @@ from enum import Enum, StrEnum, auto
 
 from trainer.run_dir import FailureClass
 
-__all__ = ["MAY_FOLLOW", "TERMINAL", "FailureClass", "RunState", "Verdict", "judge", "may_follow", "next_state"]
+__all__ = [
+    "AS_ASKED",
+    "MAY_FOLLOW",
+    "TERMINAL",
+    "FailureClass",
+    "RunState",
+    "Verdict",
+    "judge",
+    "may_follow",
+    "next_state",
+]
 
 
 class RunState(StrEnum):
@@ -22,9 +32,11 @@ class RunState(StrEnum):
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     CANCELLED = "cancelled"
+    STOPPED = "stopped"  # by the rule of its sweep, having saved itself
 
 
-TERMINAL = frozenset({RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED})
+TERMINAL = frozenset({RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED, RunState.STOPPED})
+AS_ASKED = frozenset({RunState.SUCCEEDED, RunState.STOPPED})
 
 # A run is looked at now and then, so a short one may pass several states between two looks.
 MAY_FOLLOW: Mapping[RunState, frozenset[RunState]] = {
@@ -38,6 +50,7 @@ MAY_FOLLOW: Mapping[RunState, frozenset[RunState]] = {
     RunState.SUCCEEDED: frozenset({RunState.REQUEUED}),
     RunState.FAILED: frozenset({RunState.REQUEUED}),
     RunState.CANCELLED: frozenset({RunState.REQUEUED}),
+    RunState.STOPPED: frozenset({RunState.REQUEUED}),
 }
 
 
@@ -72,7 +85,7 @@ class Verdict(Enum):
     NEW = auto()  # make a run
     FINISH = auto()  # its submission was cut short: finish it under its own run id
     ACTIVE = auto()  # it waits or runs already
-    DONE = auto()  # it has succeeded already
+    DONE = auto()  # it has succeeded already, or was stopped by its sweep
 
 
 def judge(last: RunState | None, *, again: bool = False) -> Verdict:
@@ -87,7 +100,7 @@ def judge(last: RunState | None, *, again: bool = False) -> Verdict:
             return Verdict.NEW
         case RunState.PLANNED | RunState.SUBMITTING:
             return Verdict.FINISH
-        case RunState.SUCCEEDED:
+        case RunState.SUCCEEDED | RunState.STOPPED:
             return Verdict.NEW if again else Verdict.DONE
         case RunState.QUEUED | RunState.SETTING_UP | RunState.RUNNING | RunState.REQUEUED:
             return Verdict.ACTIVE

@@ -143,6 +143,6 @@ def _result(entry: Registered, now: RunRecord) -> SubmitResult:
         Verdict.NEW: "waits for a free slot" if now.state is RunState.QUEUED and now.handle is None else "",
         Verdict.FINISH: "its submission had been cut short and is finished now",
         Verdict.ACTIVE: f"submitted already, {now.state}",
-        Verdict.DONE: "succeeded already; --again makes another run",
+        Verdict.DONE: f"{now.state} already; --again makes another run",
     }[entry.verdict]
     return SubmitResult(now.run_id, entry.verdict, now.state, f"{now.run_id}: {message}" if message else "")

@@ -11,6 +11,7 @@ from datetime import timedelta
 from orchestrator.backends.base import Backend, GpuBackend, Launch, Observation, SweepBackend
 from orchestrator.errors import BackendError, LongshoreError
 from orchestrator.gpus import Gpu
+from orchestrator.halving import halve
 from orchestrator.processes import Process
 from orchestrator.runs import Event, RunRecord, RunStore
 from orchestrator.states import TERMINAL, RunState
@@ -23,7 +24,7 @@ INTERVAL = 0.5  # seconds between two looks
 
 
 def refresh(store: RunStore, backend_for: BackendFor, environment: Mapping[str, str] = os.environ) -> tuple[Event, ...]:
-    """Ask each backend once what became of its runs, and start the queued ones that have a slot now.
+    """Ask each backend once what became of its runs, stop what sweeps give up, start the queued ones that have a slot.
 
     Args:
         store: The registry.
@@ -37,6 +38,7 @@ def refresh(store: RunStore, backend_for: BackendFor, environment: Mapping[str, 
         LongshoreError: A backend could not be asked; the others were.
     """
     changes, errors = _observe(store, backend_for, store.list(active=True))
+    halve(store)
     start_queued(store, backend_for, environment)
     if errors:
         raise errors[0]

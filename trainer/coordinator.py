@@ -267,7 +267,7 @@ def _supervise(
         now = time.monotonic()
         working = [role.name for role in running if role.closing_since(now) is None]
         if stop is None:
-            stop = requests.first() or _timeout(now, stop_at) or watchdog.overdue(now, working)
+            stop = requests.first() or _wish(run_dir) or _timeout(now, stop_at) or watchdog.overdue(now, working)
             if stop is not None:
                 say(f"{stop.message}; waiting up to {limits.grace:g} s for the roles to save and end")
         if kill_at is None and (stop is not None or judge(ends, None).failure_class is not None):
@@ -292,6 +292,12 @@ def _deadlines(deadline: float | None, limits: Limits, now: float) -> tuple[floa
         return float("inf"), float("inf")
     left = max(0.0, deadline - time.time())
     return now + left, now + left - limits.margin
+
+
+def _wish(run_dir: RunDir) -> Stop | None:
+    with suppress(FileNotFoundError):
+        return Stop(FailureClass.STOPPED, " ".join(run_dir.stop.read_text(encoding="utf-8").split()))
+    return None
 
 
 def _timeout(now: float, stop_at: float) -> Stop | None:

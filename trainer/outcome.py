@@ -53,7 +53,7 @@ class Outcome:
 class Stop:
     """Why the coordinator asked the roles to stop before they were done."""
 
-    failure_class: FailureClass  # preempted, timeout or stalled
+    failure_class: FailureClass  # preempted, timeout, stalled or stopped
     message: str
 
 

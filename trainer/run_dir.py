@@ -43,6 +43,7 @@ class FailureClass(StrEnum):
     NODE_FAILURE = "node-failure"
     STALLED = "stalled"
     LOST = "lost"
+    STOPPED = "stopped"  # its sweep goes on without it
 
 
 class Phase(StrEnum):
@@ -152,6 +153,11 @@ class RunDir:
     @property
     def failure(self) -> Path:
         return self.root / "failure.json"
+
+    @property
+    def stop(self) -> Path:
+        """Written by whoever wants the run to save and end, with the reason; the coordinator looks for it."""
+        return self.root / "stop"
 
     def attempt(self, number: int) -> Path:
         """Folder of one attempt: log.txt, exit_code, heartbeat and outcome of each role."""

@@ -205,6 +205,8 @@ def test_a_registry_of_the_version_before_gets_what_is_new(home: Path):
     with store._db:
         for column in ("not_before", "words", "wanted_gpus", "leased_gpus"):
             store._db.execute(f"ALTER TABLE runs DROP COLUMN {column}")
+        store._db.execute("ALTER TABLE sweeps DROP COLUMN stop")
+        store._db.execute("DROP TABLE worths")
         store._db.execute("PRAGMA user_version = 1")
     store.close()
     record = RunStore(home).get("demo-1")

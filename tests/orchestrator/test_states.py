@@ -8,17 +8,18 @@ from orchestrator.states import MAY_FOLLOW, TERMINAL, RunState, Verdict, judge, 
 from trainer.run_dir import FailureClass
 
 # Rows: where a run stands. Columns: what its backend says, in the same order. Entries: where it stands then.
-COLUMNS = "planned submitting queued setting-up running requeued succeeded failed cancelled"
+COLUMNS = "planned submitting queued setting-up running requeued succeeded failed cancelled stopped"
 NEXT = """
-planned     planned     submitting  planned   planned     planned   planned   planned    planned    cancelled
-submitting  submitting  submitting  queued    submitting  submitting submitting submitting submitting cancelled
-queued      queued      queued      queued    setting-up  running   requeued  succeeded  failed     cancelled
-setting-up  setting-up  setting-up  requeued  setting-up  running   requeued  succeeded  failed     cancelled
-running     running     running     requeued  running     running   requeued  succeeded  failed     cancelled
-requeued    requeued    requeued    queued    setting-up  running   requeued  succeeded  failed     cancelled
-succeeded   succeeded   succeeded   succeeded succeeded   succeeded succeeded succeeded  succeeded  succeeded
-failed      failed      failed      failed    failed      failed    failed    failed     failed     failed
-cancelled   cancelled   cancelled   cancelled cancelled   cancelled cancelled cancelled  cancelled  cancelled
+planned   planned   submitting planned   planned   planned   planned   planned   planned   cancelled planned
+submitting submitting submitting queued    submitting submitting submitting submitting submitting cancelled submitting
+queued    queued    queued    queued    setting-up running   requeued  succeeded failed    cancelled stopped
+setting-up setting-up setting-up requeued  setting-up running   requeued  succeeded failed    cancelled stopped
+running   running   running   requeued  running   running   requeued  succeeded failed    cancelled stopped
+requeued  requeued  requeued  queued    setting-up running   requeued  succeeded failed    cancelled stopped
+succeeded succeeded succeeded succeeded succeeded succeeded succeeded succeeded succeeded succeeded succeeded
+failed    failed    failed    failed    failed    failed    failed    failed    failed    failed    failed
+cancelled cancelled cancelled cancelled cancelled cancelled cancelled cancelled cancelled cancelled cancelled
+stopped   stopped   stopped   stopped   stopped   stopped   stopped   stopped   stopped   stopped   stopped
 """
 TABLE = {
     (RunState(row.split()[0]), RunState(observed)): RunState(new)

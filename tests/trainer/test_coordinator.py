@@ -243,6 +243,16 @@ run_role(main)
 """
 
 
+def test_a_file_in_the_run_directory_has_the_run_save_and_end(coordinator):
+    coordinator.start(STOPPABLE)
+    coordinator.ready()
+    coordinator.run_dir.stop.write_text("not among the best 2\n")
+    assert coordinator.wait() == 75
+    assert (coordinator.run_dir.root / "saved").exists()
+    failure = coordinator.failure()
+    assert (failure.failure_class, failure.message) == (FailureClass.STOPPED, "not among the best 2")
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_has_the_role_save_and_is_resumable(coordinator, number):
     coordinator.start(STOPPABLE)
