@@ -18,7 +18,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator import container_commands, doctor_command, export_command, report_command, upkeep_commands
+from orchestrator import (
+    container_commands,
+    doctor_command,
+    export_command,
+    reach_commands,
+    report_command,
+    upkeep_commands,
+)
 from orchestrator.completion import RunRef, RunRefs
 from orchestrator.errors import LongshoreError, Problem, SpecError, UsageError
 from orchestrator.surroundings import (
@@ -260,6 +267,8 @@ app.command()(container_commands.shell)
 app.command()(report_command.report)
 app.command()(export_command.export)
 app.command()(doctor_command.doctor)
+app.command()(reach_commands.pull)
+app.command(name="exec")(reach_commands.execute)
 app.command()(upkeep_commands.resume)
 app.command()(upkeep_commands.watch)
 app.command()(upkeep_commands.prune)

@@ -59,19 +59,13 @@ def script_context(
         python: Interpreter of local runs.
     """
     contained = in_container(job, profile)
-    isaac = contained and is_isaac(job)
-    variables = {**COMMON_VARIABLES}
-    if isaac:
-        variables |= ISAAC_VARIABLES
-    if contained and "WANDB_API_KEY" in job.secrets:
-        variables["WANDB_MODE"] = "online"
-    container_python = ISAAC_PYTHON if isaac else ("python3",)
+    container_python = ISAAC_PYTHON if is_isaac(job) else ("python3",)
     return ScriptContext(
         run_id=run_id,
         run_dir=str(run_dir),
         snapshot=str(snapshot),
         python=container_python if contained else (_node_python(profile, python),),
-        environment={**variables, **profile.environment, **job.environment},
+        environment=variables_of(job, profile),
         train=(*watchdog_words(job), *train_arguments(job)),
         modules=_modules(simulator(job)),
         gpus=job.resources.gpus if contained else 0,  # here `device: auto` takes what there is
@@ -81,6 +75,17 @@ def script_context(
         given=f"{profile.assume.folder}/{GIVEN}" if job.backend == "steve" else None,
         **({} if job.backend == "slurm" else _retries_in_place(job.retry.policy)),
     )
+
+
+def variables_of(job: JobSpec, profile: Profile) -> dict[str, str]:
+    """Variables of a run's processes; those of the job count most, then the profile's."""
+    variables = {**COMMON_VARIABLES}
+    contained = in_container(job, profile)
+    if contained and is_isaac(job):
+        variables |= ISAAC_VARIABLES
+    if contained and "WANDB_API_KEY" in job.secrets:
+        variables["WANDB_MODE"] = "online"
+    return {**variables, **profile.environment, **job.environment}
 
 
 def _retries_in_place(policy: RetryPolicy) -> dict[str, Any]:

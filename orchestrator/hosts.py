@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 from orchestrator.errors import BackendError
 from trainer.run_dir import write_atomically
+
+BLOCK = 1 << 20  # bytes read at once of a large file
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,30 @@ class Host(Protocol):
 
         Raises:
             BackendError: There is no such file, or no right to read it.
+        """
+        ...
+
+    def append(self, source: Path, target: Path, progress: Callable[[int], None]) -> None:
+        """Go on with a copy: add to a file of this machine what the host's has beyond that one's size.
+
+        Args:
+            source: On the host.
+            target: On this machine; made where it is not there.
+            progress: Is told of the size of `target` as it grows.
+
+        Raises:
+            BackendError: There is no such file, or the connection was lost; what has come stays.
+        """
+        ...
+
+    def stream(self, argv: Sequence[str]) -> int:
+        """Run a command without input, its output going to this process's own as it comes.
+
+        Returns:
+            Its exit code.
+
+        Raises:
+            BackendError: There is no such program.
         """
         ...
 
@@ -121,6 +148,21 @@ class LocalHost:
     def get(self, source: Path, target: Path) -> None:
         self.put(source, target)
 
+    def append(self, source: Path, target: Path, progress: Callable[[int], None]) -> None:
+        try:
+            with source.open("rb") as file, target.open("ab") as copy:
+                file.seek(copy.tell())
+                append_blocks(file.read, copy, progress)
+        except OSError as error:
+            raise BackendError(f"{source} cannot be copied to {target}: {error.strerror or error}") from error
+
+    def stream(self, argv: Sequence[str]) -> int:
+        sys.stdout.flush()
+        try:
+            return subprocess.run(argv, stdin=subprocess.DEVNULL, check=False).returncode
+        except OSError as error:
+            raise BackendError(f"{argv[0]}: {error.strerror or error}") from error
+
     def write(self, path: Path, text: str, *, mode: int = 0o666) -> None:
         try:
             write_atomically(path, text, mode=mode)
@@ -129,3 +171,10 @@ class LocalHost:
 
     def close(self) -> None:
         pass
+
+
+def append_blocks(read: Callable[[int], bytes], copy: BinaryIO, progress: Callable[[int], None]) -> None:
+    """Write what `read` gives to the end of a file."""
+    while block := read(BLOCK):
+        copy.write(block)
+        progress(copy.tell())

@@ -13,13 +13,13 @@ import secrets
 import shlex
 import tarfile
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from orchestrator.errors import BackendError
-from orchestrator.hosts import Completed
+from orchestrator.hosts import Completed, append_blocks
 
 if TYPE_CHECKING:
     from fabric import Connection
@@ -134,6 +134,27 @@ class SshHost:
         finally:
             with contextlib.suppress(BackendError):
                 self.run(("rm", "-f", "--", packed))
+
+    def append(self, source: Path, target: Path, progress: Callable[[int], None]) -> None:
+        with (
+            self._explained(),
+            self._sftp() as sftp,
+            sftp.open(source.as_posix(), "rb") as file,
+            target.open("ab") as copy,
+        ):
+            size = file.stat().st_size or 0
+            file.seek(copy.tell())
+            if copy.tell() < size:
+                file.prefetch(size)  # asks for all of the rest at once: a round trip for each block would take minutes
+            append_blocks(file.read, copy, progress)
+
+    def stream(self, argv: Sequence[str]) -> int:
+        with self._explained():
+            done = self._connection().run(f"{shlex.join(argv)} </dev/null", warn=True, in_stream=False)
+        if done.exited == LOST:
+            self.close()
+            raise BackendError(f"{self.target}: the connection was lost while {argv[0]} ran there")
+        return int(done.exited)
 
     def write(self, path: Path, text: str, *, mode: int = 0o666) -> None:
         with self._explained(), self._sftp() as sftp:

@@ -13,6 +13,7 @@ from orchestrator.states import FailureClass, RunState
 
 if TYPE_CHECKING:
     from orchestrator.gpus import Gpu
+    from orchestrator.hosts import Host
     from orchestrator.job import Mount, Resources
 
 
@@ -165,6 +166,19 @@ class Observation:
     attempt: int | None = None
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a run's files are.
+
+    Attributes:
+        host: The machine, or the container, that has them.
+        folder: The run directory there.
+    """
+
+    host: Host
+    folder: Path
+
+
 class Backend(Protocol):
     """Starts attempts and says what became of them. Knows nothing of the CLI or of the registry."""
 
@@ -205,6 +219,23 @@ class Backend(Protocol):
 
         Raises:
             BackendError: Some cannot be ended from here.
+        """
+        ...
+
+    def execute(self, handle: str, run_dir: Path, command: Sequence[str], variables: Mapping[str, str]) -> int:
+        """Run a command where an attempt is, in its run directory, its output going to this process's own.
+
+        Args:
+            handle: The attempt.
+            run_dir: Its run directory here.
+            command: Program and arguments, as they are there.
+            variables: Of the command, besides those that it finds there.
+
+        Returns:
+            Its exit code.
+
+        Raises:
+            BackendError: It could not be started.
         """
         ...
 
@@ -249,3 +280,12 @@ class FarBackend(Backend, Protocol):
             BackendError: They cannot be reached.
         """
         ...
+
+    def place(self, run_dir: Path) -> Place | None:
+        """Where the files of a run are now; None where the ones on this machine are all that there is."""
+        ...
+
+
+def in_folder(folder: Path, command: Sequence[str], variables: Mapping[str, str]) -> tuple[str, ...]:
+    """A command that runs in a folder of its machine with variables besides those that are there."""
+    return ("env", "-C", str(folder), *(f"{name}={value}" for name, value in variables.items()), *command)

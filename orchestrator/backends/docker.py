@@ -14,6 +14,7 @@ import contextlib
 import json
 import os
 import socket
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -186,6 +187,22 @@ class DockerBackend:
                 until = time.monotonic() + LEFTOVER_GRACE
                 while any(_is_running(client, container) for container in going) and time.monotonic() < until:
                     time.sleep(0.1)
+
+    def execute(self, handle: str, run_dir: Path, command: Sequence[str], variables: Mapping[str, str]) -> int:
+        import docker
+
+        where, _, container = handle.rpartition("#")
+        with self.connect(where) as client:
+            try:
+                made = client.exec_create(container, list(command), workdir=str(run_dir), environment=dict(variables))
+                for output, errors in client.exec_start(made["Id"], stream=True, demux=True):
+                    for content, stream in ((output, sys.stdout), (errors, sys.stderr)):
+                        if content:
+                            stream.buffer.write(content)
+                            stream.flush()
+                return int(client.exec_inspect(made["Id"])["ExitCode"])
+            except docker.errors.APIError as error:
+                raise explain(f"{command[0]} could not be started in container {container[:12]}", error) from error
 
     def _at_home(self, body: Mapping[str, Any], time_limit: float | None) -> dict[str, Any]:
         """The planned body with what only the moment of its start knows: the home folder, and the deadline."""

@@ -18,7 +18,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import ClassVar
 
-from orchestrator.backends.base import Launch, LaunchRequest, Observation
+from orchestrator.backends.base import Launch, LaunchRequest, Observation, in_folder
 from orchestrator.errors import BackendError
 from orchestrator.gpus import ORDER, VISIBLE, Gpu, of_this_machine, visible_names
 from orchestrator.hosts import Host, LocalHost
@@ -183,6 +183,12 @@ class LocalBackend:
         end(lambda: _belonging(here), grace=max(0.0, deadline - time.monotonic()))
         if elsewhere := sorted({process.host for process in processes.values() if not process.is_here}):
             raise BackendError(f"only the machine itself can end runs of {', '.join(elsewhere)}; cancel them there")
+
+    def execute(self, handle: str, run_dir: Path, command: Sequence[str], variables: Mapping[str, str]) -> int:
+        process = Process.parse(handle)
+        if not process.is_here:
+            raise BackendError(f"the run is on {process.host}; type this there")
+        return self.host.stream(in_folder(run_dir, command, variables))
 
     def _observe(self, handle: str, run_dir: RunDir) -> Observation | None:
         process = Process.parse(handle)

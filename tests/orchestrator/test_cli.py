@@ -18,7 +18,7 @@ from tests.orchestrator.command_line import REPOSITORY, Project
 
 HEAVY = {"torch", "numpy", "pandas", "docker", "fabric", "paramiko", "tensordict", "hydra"}
 COMMANDS = ["submit", "plan", "render", "validate", "runs", "status", "logs", "wait", "cancel", "shell"]
-COMMANDS += ["report", "export", "doctor", "resume", "watch", "prune", "tasks", "schema", "image"]
+COMMANDS += ["report", "export", "doctor", "pull", "exec", "resume", "watch", "prune", "tasks", "schema", "image"]
 
 
 @pytest.fixture

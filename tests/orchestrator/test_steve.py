@@ -192,7 +192,7 @@ class Answers(LocalHost):
 
 
 def test_an_answer_is_told_apart_from_what_steve_prints_and_keeps_its_own_exit_code(tmp_path):
-    steps = StepHost(Answers(), ["steve"], "1", tmp_path / "pid")
+    steps = StepHost(Answers(), ["steve"], "1", tmp_path / "pid", tmp_path / "scratch")
     done = steps.run(["printf", "%s", "one\ntwo"])
     assert (done.exit_code, done.stdout, steps.life) == (0, "one\ntwo", Life.UNBORN)
     assert steps.run(["bash", "-c", "exit 3"]).exit_code == 3
@@ -207,7 +207,7 @@ def test_a_step_that_steve_refuses_is_an_error():
             return Completed(tuple(argv), 1, "", "steve: error: another step is running\n")
 
     with pytest.raises(BackendError, match="another step is running"):
-        StepHost(Refuses(), ["steve"], "1", Path("/pid")).run(["true"])
+        StepHost(Refuses(), ["steve"], "1", Path("/pid"), Path("/scratch")).run(["true"])
 
 
 def test_a_lost_allocation_is_a_node_failure_unless_the_run_had_ended(tmp_path):
@@ -258,6 +258,24 @@ def test_secrets_are_readable_by_their_owner_alone_and_a_cancelled_run_saves_fir
     assert "checkpoint saved" in run.log(1).read_text()
     assert project.jobs() == []
     assert len(project.calls("scancel")) == 1
+
+
+def test_commands_run_in_the_container_and_checkpoints_come_when_they_are_asked_for(project):
+    project.assume(pull="1h")
+    run = project.submit("long")
+    eventually(lambda: project.status()["state"] == "running")
+    far = project.folder / "root" / "longshore" / run.root.name
+    done = project.run("exec", "last", "--", "bash", "-c", 'pwd; echo "$STANDIN"; echo oops >&2; exit 7', check=7)
+    assert done.stdout.splitlines() == [str(far.resolve()), "long"]
+    assert done.stderr == "oops\n"
+    large = far / "checkpoints" / "large"
+    large.mkdir()
+    (large / "replay").write_bytes(os.urandom(1 << 20))
+    done = project.run("pull", "last", "--what", "all")
+    assert (run.checkpoints / "large" / "replay").read_bytes() == (large / "replay").read_bytes()
+    assert (run.checkpoints / "latest" / "weights").exists()
+    project.run("cancel", "last")
+    assert "all that there is lies here" in project.run("pull", "last").stderr
 
 
 def test_after_a_lost_allocation_the_run_goes_on_from_the_checkpoint_that_was_pulled(project):

@@ -113,6 +113,25 @@ def coordinates(pid):
         return False
 
 
+def test_commands_run_on_the_node_and_checkpoints_come_when_they_are_asked_for(project, cluster):
+    run = project.submit(project.write("reached", steps=FOREVER))
+    project.trains(run)
+    far = cluster.folder / "shared runs" / run.root.name
+    script = 'pwd; echo "$SLURM_JOB_ID on $SLURMD_NODENAME"; echo oops >&2; exit 7'
+    done = project.run("exec", run.root.name, "--", "bash", "-c", script, check=7)
+    assert done.stdout.splitlines()[0] == str(far)
+    assert done.stdout.splitlines()[1].startswith(f"{project.status(run)['handle']} on gpu")
+    assert "oops" in done.stderr
+    project.run("cancel", run.root.name, "--grace", "60s", timeout=100)
+    assert not run.checkpoints.exists()
+    done = project.run("pull", run.root.name)
+    assert done.stdout == f"{run.root}\n"
+    name = (far / "checkpoints" / "latest").resolve().name
+    pulled = {path.name: path.read_bytes() for path in (run.checkpoints / "latest").iterdir()}
+    assert pulled == {path.name: path.read_bytes() for path in (far / "checkpoints" / name).iterdir()}
+    assert "0 files" in project.run("pull", run.root.name, "--what", "checkpoints").stderr
+
+
 def test_cancelling_what_waits_takes_it_out_of_the_queue(project, cluster):
     occupied(cluster)
     run = project.submit(project.write("waiting"))

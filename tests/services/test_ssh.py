@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 
@@ -79,6 +80,24 @@ def test_files_and_folders_go_there_and_back_with_their_modes(host, tmp_path):
     assert (back / "alone.sh").stat().st_mode & 0o777 == 0o750
     left = [path.name for path in tmp_path.rglob("*") if path.name.endswith(".tmp")]
     assert left == []
+
+
+def test_half_a_copy_is_gone_on_with(host, tmp_path):
+    source, copy, told = tmp_path / "large", tmp_path / "copy", []
+    source.write_bytes(os.urandom(3_000_000))
+    copy.write_bytes(source.read_bytes()[:1_234_567])
+    host.append(source, copy, told.append)
+    assert copy.read_bytes() == source.read_bytes()
+    assert told[-1] == 3_000_000
+    host.append(source, copy, told.append)
+    assert copy.stat().st_size == 3_000_000
+    with pytest.raises(BackendError, match="No such file"):
+        host.append(tmp_path / "gone", tmp_path / "nothing", told.append)
+
+
+def test_output_comes_while_the_command_runs_and_its_exit_code_at_the_end(host, capfd):
+    assert host.stream(["sh", "-c", "echo one; echo two >&2; exit 3"]) == 3
+    assert capfd.readouterr() == ("one\n", "two\n")
 
 
 def test_what_is_written_appears_as_a_whole_and_with_its_mode(host, tmp_path):

@@ -16,7 +16,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import ClassVar
 
-from orchestrator.backends.base import BATCH_SCRIPT, Launch, LaunchRequest, Observation
+from orchestrator.backends.base import BATCH_SCRIPT, Launch, LaunchRequest, Observation, Place, in_folder
 from orchestrator.backends.slurm.batch_script import RUNTIMES, array_option, batch_script, folder_of
 from orchestrator.backends.slurm.outcomes import STATES, outcome, read_markers
 from orchestrator.backends.slurm.queries import (
@@ -162,6 +162,17 @@ class SlurmBackend:
         if far and self.shared is not None:
             fetch_logs(self.host, self.shared, far)
 
+    def place(self, run_dir: Path) -> Place | None:
+        return Place(self.host, self._there(run_dir)) if self._is_far(run_dir) else None
+
+    def execute(self, handle: str, run_dir: Path, command: Sequence[str], variables: Mapping[str, str]) -> int:
+        number = self._answer(self._run("squeue", "--noheader", f"--jobs={handle}", "--states=RUNNING", "--format=%A"))
+        if not number.strip():
+            raise BackendError(f"job {handle} does not run")
+        step = ("--overlap", f"--jobid={number.strip()}", "--nodes=1", "--ntasks=1", "--quiet")
+        words = in_folder(self._there(run_dir), command, variables)
+        return self.host.stream((*self._command("srun"), *step, *words))
+
     def _observe(self, entry: Entry | None, run_dir: Path, complete: bool) -> Observation | None:
         if entry is not None and STATES.get(entry.state) is RunState.QUEUED:
             return Observation(RunState.QUEUED, message=waiting_message(entry))
@@ -241,6 +252,9 @@ class SlurmBackend:
 
     def _is_far(self, run_dir: Path) -> bool:
         return self.shared is not None and self.shared != run_dir.parent
+
+    def _there(self, run_dir: Path) -> Path:
+        return run_dir if self.shared is None else self.shared / run_dir.name
 
     def _ask_anew(self) -> None:
         self._asked = None

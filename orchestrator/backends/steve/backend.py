@@ -19,7 +19,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import ClassVar
 
-from orchestrator.backends.base import Launch, LaunchRequest, Observation
+from orchestrator.backends.base import Launch, LaunchRequest, Observation, Place, in_folder
 from orchestrator.backends.steve.commands import ALLOCATE, CODE, SCRIPT, allocation_script, steve_commands, with_words
 from orchestrator.backends.steve.steps import Life, StepHost
 from orchestrator.errors import BackendError, UsageError
@@ -29,6 +29,7 @@ from orchestrator.profile import Assumptions, Profile
 from orchestrator.quantities import duration_seconds
 from orchestrator.states import FailureClass, RunState
 from orchestrator.submission import submit_once
+from orchestrator.transfer import What, pull
 from trainer.run_dir import ExitCode, RunDir, write_atomically
 
 COMMAND_TIMEOUT = 60.0  # seconds of `release` and `state`
@@ -173,6 +174,16 @@ class SteveBackend:
                     fetch_markers(steps, self._root, [run_dir])
                     fetch_logs(steps, self._root, [run_dir])
 
+    def place(self, run_dir: Path) -> Place | None:
+        folder = self._root / run_dir.name
+        for handle in _handles(run_dir)[-1:]:
+            if not _is_released(handle, run_dir):
+                return Place(self._steps(handle, run_dir), folder)
+        return Place(self.host, folder) if self.shared is not None else None
+
+    def execute(self, handle: str, run_dir: Path, command: Sequence[str], variables: Mapping[str, str]) -> int:
+        return self._steps(handle, run_dir).stream(in_folder(self._root / run_dir.name, command, variables))
+
     def _observe(self, handle: str, run_dir: Path, phase: Phase) -> Observation | None:
         number = _attempt(handle)
         if phase.name == "silent":
@@ -230,8 +241,8 @@ class SteveBackend:
         """Bring all of a run that is worth keeping."""
         fetch_markers(steps, self._root, [run_dir])
         fetch_logs(steps, self._root, [run_dir])
-        scratch = self._folder(run_dir, _attempt(handle)) / "pulled"
-        steps.pull(self._root / run_dir.name, run_dir, scratch, checkpoints=self.shared is None)
+        what = {What.METRICS} if self.shared is not None else {What.METRICS, What.LATEST}
+        pull(steps, self._root / run_dir.name, run_dir, what)
 
     def _release(self, handle: str, run_dir: Path) -> str:
         """Give the allocation back, once; why it could not be, or nothing."""
@@ -291,7 +302,8 @@ class SteveBackend:
 
     def _steps(self, handle: str, run_dir: Path) -> StepHost:
         pid = RunDir(self._root / run_dir.name).attempt(_attempt(handle)) / "pid"
-        return StepHost(self.host, self._steve, _job(handle), pid)
+        scratch = self._folder(run_dir, _attempt(handle)) / "pulled"
+        return StepHost(self.host, self._steve, _job(handle), pid, scratch)
 
     def _folder(self, run_dir: Path, attempt: int) -> Path:
         """Of a submission, on the host."""

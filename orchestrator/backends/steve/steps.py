@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import re
 import shlex
-import tarfile
+import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
 from orchestrator.errors import BackendError
-from orchestrator.hosts import Completed, Host
+from orchestrator.hosts import Completed, Host, append_blocks
 
 STEP_TIMEOUT = 120.0  # seconds of a step that reads a few files
-PULL_TIMEOUT = 3600.0  # seconds; a checkpoint may be gigabytes
+PIECE_TIMEOUT = 900.0  # seconds
+EXECUTE_TIMEOUT = 86400.0  # seconds of a command that somebody watches
 
 _ANSWER = re.compile(r"^longshore-begin (\w+)\n(.*?)\n?^longshore-end (\d+)$", re.DOTALL | re.MULTILINE)
 
@@ -25,22 +26,8 @@ ALIVE = (
     "elif grep -qs '^State:[[:space:]]*[^ZX[:space:]]' /proc/$(cat {pid})/status; then a=alive; else a=gone; fi; "
     'echo "longshore-begin $a"; '
 )
-# The newest checkpoint and all that is small; what is known already is left out.
-PULL = r"""
-shopt -s nullglob
-cd -- "$1" || exit
-latest=$(readlink checkpoints/latest)
-files=(metrics.jsonl summary.json config.yaml interface.json tensorboard attempts/*/failure.json)
-found=()
-for file in "${files[@]}"; do
-  if test -e "$file"; then found+=("$file"); fi
-done
-if test -n "$latest" && test "$latest" != "$2" && test "$2" != all; then
-  found+=(checkpoints/latest "checkpoints/$latest")
-fi
-if ((${#found[@]})); then tar --ignore-failed-read -czf - -- "${found[@]}" 2>/dev/null | base64; fi
-"""
-ALL = "all"  # in place of a checkpoint's name: none is wanted
+PIECE = 'tail -c "+$(($2 + 1))" -- "$1" | head -c "$3" | base64'
+PIECE_SIZE = 64 << 20  # bytes of a large file that come with one step: no more than that is lost with it
 # On the host: gigabytes go through a file and not through the answer.
 KEEP = r"""
 set -o pipefail
@@ -67,6 +54,7 @@ class StepHost:
         command: `steve`, or what is typed instead.
         job_id: The allocation.
         pid: File of the container that holds the script's process id.
+        scratch: File of the host that large answers go through.
         life: What the last command has seen of that process.
     """
 
@@ -74,6 +62,7 @@ class StepHost:
     command: Sequence[str]
     job_id: str
     pid: Path
+    scratch: Path
     life: Life = field(default=Life.UNBORN, init=False)
 
     def run(
@@ -96,7 +85,7 @@ class StepHost:
         raise NotImplementedError("only `steve cp` copies into a container")
 
     def get(self, source: Path, target: Path) -> None:
-        raise NotImplementedError("`pull` brings what there is")
+        raise NotImplementedError("`append` brings what there is")
 
     def write(self, path: Path, text: str, *, mode: int = 0o666) -> None:
         raise NotImplementedError("only `steve cp` copies into a container")
@@ -104,36 +93,31 @@ class StepHost:
     def close(self) -> None:
         self.host.close()
 
-    def pull(self, run_dir: Path, here: Path, scratch: Path, *, checkpoints: bool) -> None:
-        """Bring a run's newest checkpoint, metrics and summary.
+    def append(self, source: Path, target: Path, progress: Callable[[int], None]) -> None:
+        """As of every host, in pieces: each is a step, and goes through a file of the host."""
+        while True:
+            have = target.stat().st_size if target.exists() else 0
+            step = self._step(("bash", "-c", PIECE, "piece", str(source), str(have), str(PIECE_SIZE)))
+            try:
+                done = self.host.run(("bash", "-c", KEEP, "keep", str(self.scratch), *step), timeout=PIECE_TIMEOUT)
+                if done.exit_code != 0:
+                    raise BackendError(f"steve step {self.job_id}: {done.stderr.strip() or f'{source} cannot be read'}")
+                with tempfile.TemporaryDirectory() as folder:
+                    piece = Path(folder) / "piece"
+                    self.host.get(self.scratch, piece)
+                    with piece.open("rb") as file, target.open("ab") as copy:
+                        append_blocks(file.read, copy, progress)
+                    if piece.stat().st_size < PIECE_SIZE:
+                        return
+            finally:
+                self.host.run(("rm", "-f", "--", str(self.scratch)))
 
-        Args:
-            run_dir: In the container.
-            here: The same run's folder on this machine.
-            scratch: File of the host.
-            checkpoints: Bring them too.
-
-        Raises:
-            BackendError: The container cannot be reached, or the archive is broken; what is here stays as it is.
-        """
-        latest = here / "checkpoints" / "latest"
-        known = latest.resolve().name if latest.exists() else ""
-        step = self._step(("bash", "-c", PULL, "pull", str(run_dir), known if checkpoints else ALL))
-        done = self.host.run(("bash", "-c", KEEP, "keep", str(scratch), *step), timeout=PULL_TIMEOUT)
-        try:
-            if done.exit_code != 0:
-                raise BackendError(f"steve step {self.job_id}: {done.stderr.strip() or 'cannot be pulled from'}")
-            with tempfile.TemporaryDirectory() as folder:
-                archive = Path(folder) / "pulled"
-                self.host.get(scratch, archive)
-                if archive.stat().st_size:
-                    with tarfile.open(archive) as packed:
-                        members = sorted(packed, key=lambda member: member.issym())  # `latest` after what it points to
-                        packed.extractall(here, members, filter="data")
-        except (tarfile.TarError, EOFError, OSError) as error:
-            raise BackendError(f"what was pulled of {here.name} cannot be read: {error}") from error
-        finally:
-            self.host.run(("rm", "-f", "--", str(scratch)))
+    def stream(self, argv: Sequence[str]) -> int:
+        """As of every host, but for the output, which comes when the step has ended: steve's own lines are among it."""
+        done = self.run(argv, timeout=EXECUTE_TIMEOUT)
+        sys.stdout.write(done.stdout)
+        sys.stderr.write(done.stderr)
+        return done.exit_code
 
     def _step(self, argv: Sequence[str]) -> tuple[str, ...]:
         text = ALIVE.format(pid=shlex.quote(str(self.pid))) + shlex.join(argv)
