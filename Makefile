@@ -16,7 +16,7 @@ LOCKS := requirements
 SCRIPTS = .ci/run $(wildcard tests/services/standin/*.sh)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-services test-torch27 chaos lint bench performance schema lock clean
+.PHONY: help demo test test-services test-torch27 chaos lint bench performance results schema lock clean
 .DELETE_ON_ERROR:
 
 help: ## This list
@@ -49,6 +49,9 @@ bench: $(VENV)/dev.stamp ## Figures of benchmarks/, as tables and as JSON
 performance: ## Write docs/performance.md anew from benchmarks/results/
 	@$(PYTHON) tools/performance.py > docs/performance.md.new
 	@mv docs/performance.md.new docs/performance.md
+
+results: $(VENV)/run.stamp ## Write docs/results.md and its curves anew from benchmarks/results/
+	@$(BIN)/python tools/results.py
 
 schema: $(VENV)/run.stamp ## Write schemas/job.schema.json anew
 	@$(BIN)/python orchestrate.py schema > schemas/job.schema.json.new

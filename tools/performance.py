@@ -29,7 +29,7 @@ def main(folder: Path = RESULTS) -> str:
         found = {name: result for name, result in results.items() if name == prefix or name.startswith(prefix + "-")}
         if found:
             parts.append(f"## {title}\n")
-        parts += [f"{_origin(name, result)}\n\n{describe(result)}\n" for name, result in found.items()]
+        parts += [f"{origin(name, result)}\n\n{describe(result)}\n" for name, result in found.items()]
     return "\n".join(parts)
 
 
@@ -41,7 +41,8 @@ def table(header: Row, rows: Iterable[Row]) -> str:
     return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
 
 
-def _origin(name: str, result: Mapping[str, Any]) -> str:
+def origin(name: str, result: Mapping[str, Any]) -> str:
+    """What a result was measured on, and its file."""
     machine, versions = result["machine"], result["versions"]
     where = " and ".join(machine.get("gpus") or [f"{machine['cores']} cores of {machine['cpu']}"])
     packages = ", ".join(f"{package} {number}" for package, number in versions.items())

@@ -1,0 +1,84 @@
+"""docs/results.md and its curves are what the results say."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.learning.curves import Curve
+from tools import results
+
+HEAD = {"date": "2026-01-02", "machine": {"gpus": ["NVIDIA H200"]}, "versions": {"torch": "2"}}
+
+
+def curve(seed: int, returns: list[float], **changes: Any) -> dict[str, Any]:
+    points = range(1, len(returns) + 1)
+    values = {"frames": [point * 20_000 for point in points], "seconds": [10.0 * point for point in points]}
+    values |= {"seed": seed, "returns": returns, "optim_steps": 5, "finished": True, "episodes": [2] * len(returns)}
+    return values | changes
+
+
+def write(folder: Path, name: str, task: str, *curves: dict[str, Any]) -> None:
+    content = {**HEAD, "settings": {"task": task}, "figures": list(curves)}
+    (folder / f"{name}.json").write_text(json.dumps(content))
+
+
+def test_the_page_is_current():
+    page = (results.DOCS / "results.md").read_text(encoding="utf-8")
+    assert page == results.main(), "run `make results`"
+
+
+def test_the_pictures_show_the_results_that_there_are():
+    known = results.learning_results()
+    wanted = results.pictures(known)
+    assert {path.name for path in results.DOCS.glob("learning-*.svg")} == set(wanted), "run `make results`"
+    for file, names in wanted.items():
+        shown = (results.DOCS / file).read_text(encoding="utf-8")
+        assert results.fingerprint([known[name] for name in names]) in shown, "run `make results`"
+
+
+def test_seeds_are_put_beside_what_was_published(tmp_path: Path):
+    (tmp_path / "published.json").write_text((results.RESULTS / "published.json").read_text())
+    one = curve(0, [10.0, 20.0, 100.0, 300.0, 500.0], trained_return=700.0)
+    two = curve(1, [10.0, 20.0, 100.0, 400.0, 600.0], trained_return=800.0)
+    write(tmp_path, "learning-dmc-walker-walk-h200", "walker_walk", one, two)
+    page = results.main(tmp_path)
+    assert "| 100,000 | 450 | 400, 500 | 518 |" in page
+    assert "| 200,000 |  |  | 823 |" in page, "nobody got there"
+    assert "Without noise after 100,000 frames: 700, 800." in page
+    assert "(learning-dmc-walker-walk-h200.svg)" in page
+
+
+def test_ppo_and_ours_are_compared_by_frames_and_by_seconds(tmp_path: Path):
+    (tmp_path / "published.json").write_text((results.RESULTS / "published.json").read_text())
+    task = "Mjlab-Cartpole-Swingup"
+    write(tmp_path, "learning-mjlab-cartpole-swingup-h200", task, curve(2, [0.0, 39.0], episodes=[1, 1]))
+    write(tmp_path, "learning-ppo-mjlab-cartpole-swingup-h200", task, curve(0, [39.0, 40.0, 42.0, 45.0]))
+    page = results.main(tmp_path)
+    assert "| DreamerV3, seed 2 | never |  | 39.0 | 0.04 M | 20 |  |" in page
+    assert "| PPO, seed 0 | 0.06 M | 30 | 45.0 | 0.08 M | 40 |  |" in page
+    assert results.pictures(results.learning_results(tmp_path)) == {
+        "learning-mjlab-cartpole-swingup.svg": [
+            "learning-mjlab-cartpole-swingup-h200",
+            "learning-ppo-mjlab-cartpole-swingup-h200",
+        ]
+    }
+
+
+def test_one_lucky_point_reaches_nothing():
+    lucky = Curve(0, [1, 2, 3, 4], [1.0, 2.0, 3.0, 4.0], [0.0, 50.0, 0.0, 0.0], 9, True)
+    assert results.reached(lucky, 40.0) is None
+
+
+def test_the_same_figures_give_the_same_picture(tmp_path: Path):
+    pytest.importorskip("matplotlib")
+    content = {"learning-x": {"settings": {"task": "x"}, "figures": [curve(0, [1.0, 2.0])]}}
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        results.draw(tmp_path / name / "curve.svg", content)
+    one, two = ((tmp_path / name / "curve.svg").read_bytes() for name in ("one", "two"))
+    assert one == two
+    assert results.fingerprint(list(content.values())).encode() in one

@@ -1,0 +1,180 @@
+"""Write docs/results.md and its curves from benchmarks/results/learning-*.json.
+
+Usage: .venv/bin/python tools/results.py
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import statistics
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # as a script
+
+from benchmarks.learning.curves import Curve, returns_between
+from tools.performance import RESULTS, Row, origin, table
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+PUBLISHED = "published"  # result file of figures that others have measured
+WINDOW = 25_000  # frames around which the published figures are means
+GOALS: Mapping[str, float] = {"Mjlab-Cartpole-Swingup": 40.0, "Mjlab-Velocity-Flat-Unitree-Go1": 80.0}
+STEADY = 3  # points of a curve whose mean must reach a goal
+INTRODUCTION = """\
+# What is learnt, and how fast
+
+`make results` writes this page from the files in benchmarks/results/, which the scripts in benchmarks/learning/ write;
+[settings, seeds and budgets](../benchmarks/learning/experiments.py) stand in each file. Frames are steps of the
+simulator's own, over all environments; seconds count from the first simulated step, without start-up and compilation.
+Returns are those of the episodes that the training itself ran, exploration included, PPO's over its last hundred of
+them; `without noise` is the deterministic policy after the end. A goal is reached when the mean of three points of the
+curve is there.
+"""
+NOTHING = "No curve of this has been recorded yet.\n"
+Result = Mapping[str, Any]
+
+
+def main(folder: Path = RESULTS) -> str:
+    """The whole page."""
+    published = json.loads((folder / f"{PUBLISHED}.json").read_text(encoding="utf-8"))
+    results = learning_results(folder)
+    parts = [INTRODUCTION, "## The control suite from states\n", _suite(results, published)]
+    parts += ["## Beside PPO\n", _versus(results)]
+    return "\n".join(parts)
+
+
+def learning_results(folder: Path = RESULTS) -> dict[str, Result]:
+    """Content of the result files, by name."""
+    paths = sorted(folder.glob("learning-*.json"))
+    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in paths}
+
+
+def _suite(results: Mapping[str, Result], published: Result) -> str:
+    names = [name for name in results if name.startswith("learning-dmc-")]
+    if not names:
+        return NOTHING
+    parts = [f"Published: {published['source']}.\n"]
+    for name in names:
+        result = results[name]
+        curves = _curves(result)
+        rows: list[Row] = []
+        for theirs in published["figures"]:
+            at = theirs["frames"]
+            if theirs["task"] == result["settings"]["task"]:
+                means = returns_between(curves, at - WINDOW, at + WINDOW)
+                ours = f"{statistics.mean(means):.0f}" if len(means) == len(curves) else ""
+                each = ", ".join(f"{value:.0f}" for value in means)
+                rows.append((f"{at:,}", ours, each, f"{theirs['return']}"))
+        last = [curve.trained_return for curve in curves]
+        header = ("frames", "mean of the seeds", "each seed", "published")
+        text = f"{origin(name, result)}\n\n{table(header, rows)}\n"
+        parts += [f"`{result['settings']['task']}`, {text}"]
+        if None in last:
+            parts.append("The budget of frames was not reached by every seed.\n")
+        else:
+            ended = ", ".join(f"{value:.0f}" for value in last if value is not None)
+            parts.append(f"Without noise after {curves[0].frames[-1]:,} frames: {ended}.\n")
+        parts += [f"![{result['settings']['task']}]({picture(name)})\n"]
+    return "\n".join(parts)
+
+
+def _versus(results: Mapping[str, Result]) -> str:
+    parts = []
+    for task, goal in GOALS.items():
+        found = [name for name in results if results[name]["settings"]["task"] == task]
+        if not found:
+            continue
+        parts.append(f"`{task}`:\n")
+        rows: list[Row] = []
+        for name in found:
+            for curve in _curves(results[name]):
+                frames, seconds = reached(curve, goal) or (None, None)
+                trained = curve.trained_return
+                rows.append(
+                    (
+                        f"{method(name)}, seed {curve.seed}",
+                        "never" if frames is None else f"{frames / 1e6:.2f} M",
+                        "" if seconds is None else f"{seconds:.0f}",
+                        f"{max(curve.returns, default=0):.1f}",
+                        f"{curve.frames[-1] / 1e6:.2f} M" if curve.frames else "0",
+                        f"{curve.seconds[-1]:.0f}" if curve.seconds else "0",
+                        "" if trained is None else f"{trained:.1f}",
+                    )
+                )
+        header = ("", f"frames to {goal:.0f}", "seconds to it", "best", "frames", "seconds", "without noise")
+        parts.append(table(header, rows) + "\n")
+        parts += [f"{method(name)}: {origin(name, results[name])[:-1]}.\n" for name in found]
+        parts.append(f"![{task}]({picture(task.lower())})\n")
+    return "\n".join(parts) or NOTHING
+
+
+def reached(curve: Curve, goal: float) -> tuple[int, float] | None:
+    """Frames and seconds at which the mean of the last points first was at the goal; None where it never was."""
+    for index in range(len(curve.returns)):
+        recent = curve.returns[max(0, index - STEADY + 1) : index + 1]
+        if sum(recent) / len(recent) >= goal:
+            return curve.frames[index], curve.seconds[index]
+    return None
+
+
+def method(name: str) -> str:
+    """Who learnt in a result file."""
+    return "PPO" if name.startswith("learning-ppo-") else "DreamerV3"
+
+
+def picture(name: str) -> str:
+    """File of the curves of a result, or of a task."""
+    return f"{name if name.startswith('learning-') else 'learning-' + name}.svg"
+
+
+def pictures(results: Mapping[str, Result]) -> dict[str, list[str]]:
+    """Files of curves -> names of the results that they show."""
+    wanted = {picture(name): [name] for name in results if name.startswith("learning-dmc-")}
+    for task in GOALS:
+        found = [name for name in results if results[name]["settings"]["task"] == task]
+        if found:
+            wanted[picture(task.lower())] = found
+    return wanted
+
+
+def fingerprint(results: Sequence[Result]) -> str:
+    """Of what a picture shows; it stands in the picture."""
+    return hashlib.sha256(json.dumps(results, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def draw(path: Path, results: Mapping[str, Result]) -> None:
+    """Curves by frames and by seconds, every seed of every result a line."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = path.name  # the same picture from the same figures
+    from matplotlib import pyplot
+
+    figure, panels = pyplot.subplots(1, 2, figsize=(10, 3.6), sharey=True, layout="constrained")
+    for index, (name, result) in enumerate(results.items()):
+        for number, curve in enumerate(_curves(result)):
+            label = None if number else method(name)
+            for panel, places in zip(panels, (curve.frames, curve.seconds), strict=True):
+                panel.plot(places, curve.returns, color=f"C{index}", alpha=0.8, label=label)
+    for panel, label in zip(panels, ("frames", "seconds"), strict=True):
+        panel.set_xlabel(label)
+        panel.grid(alpha=0.3)
+    panels[0].set_ylabel("return of episodes")
+    panels[0].legend()
+    description = fingerprint(list(results.values()))
+    figure.savefig(path, metadata={"Date": None, "Creator": None, "Description": description})
+    pyplot.close(figure)
+
+
+def _curves(result: Result) -> list[Curve]:
+    return [Curve(**figure) for figure in result["figures"]]
+
+
+if __name__ == "__main__":
+    results = learning_results()
+    for file, names in pictures(results).items():
+        draw(DOCS / file, {name: results[name] for name in names})
+    (DOCS / "results.md").write_text(main(), encoding="utf-8")
