@@ -200,7 +200,7 @@ class _Planner:
         texts: dict[str, Callable[[], str]] = {
             _name_of("job"): lambda: job_to_yaml(job),
             _name_of("script"): lambda: render_script(self._context(job, run_dir)),
-            _name_of("plan"): lambda: _json({**_summary(run), **self._shared}),
+            _name_of("plan"): lambda: f"{_json(_summary(run))[:-3]},{self._shared[1:]}",
             _name_of("git"): lambda: _json(_git(self.snapshot)),
         }
         if (batch_script := launch.batch_script) is not None:
@@ -262,13 +262,15 @@ class _Planner:
         )
 
     @cached_property
-    def _shared(self) -> dict[str, Any]:
-        """What plan.json of a run says of the plan that it was made in."""
-        return {
-            "sweep_id": self.plan_id if self.sweep else None,
-            "profile": self.profile.model_dump(mode="json"),
-            "snapshot": _snapshot_summary(self.snapshot, self.home),
-        }
+    def _shared(self) -> str:
+        """What plan.json of a run says of the plan that it was made in: an object, written once for all runs."""
+        return _json(
+            {
+                "sweep_id": self.plan_id if self.sweep else None,
+                "profile": self.profile.model_dump(mode="json"),
+                "snapshot": _snapshot_summary(self.snapshot, self.home),
+            }
+        )
 
 
 def _root(job: JobSpec, profile: Profile, home: Path) -> Path:

@@ -97,7 +97,9 @@ class RunStore(SweepStore):
         """`submitting` becomes `queued`: they may be started now. Others stay as they are."""
         with self._transaction():
             now = self._clock()
-            moved = [record.run_id for record in self.records(list(run_ids)) if record.state is RunState.SUBMITTING]
+            asked = frozenset(run_ids)
+            found = self._db.execute("SELECT run_id FROM runs WHERE state = ?", (RunState.SUBMITTING,))
+            moved = [row["run_id"] for row in found if row["run_id"] in asked]
             self._db.executemany(
                 "UPDATE runs SET state = ?, message = '', updated = ? WHERE run_id = ?",
                 [(RunState.QUEUED, now, run_id) for run_id in moved],

@@ -51,15 +51,17 @@ def pack(folder: Path, runs: Mapping[str, Mapping[str, str]], common: Collection
     try:
         (temporary / COMMON).mkdir(parents=True)
         for name in first.keys() & set(common):
-            (temporary / COMMON / name).write_text(first[name], encoding="utf-8")
-        with tarfile.open(temporary / ARCHIVE, "w", format=tarfile.GNU_FORMAT) as archive:
-            for run_id, files in runs.items():
-                for name in files.keys() - set(common):
-                    content = files[name].encode()
-                    member = tarfile.TarInfo(f"{run_id}/{name}")
-                    member.size, member.mtime = len(content), now
-                    archive.addfile(member, io.BytesIO(content))
-        os.sync()
+            write_atomically(temporary / COMMON / name, first[name])
+        with (temporary / ARCHIVE).open("wb") as file:
+            with tarfile.open(fileobj=file, mode="w", format=tarfile.GNU_FORMAT) as archive:
+                for run_id, files in runs.items():
+                    for name in files.keys() - set(common):
+                        content = files[name].encode()
+                        member = tarfile.TarInfo(f"{run_id}/{name}")
+                        member.size, member.mtime = len(content), now
+                        archive.addfile(member, io.BytesIO(content))
+            file.flush()
+            os.fsync(file.fileno())
         temporary.rename(folder)
     except OSError:
         shutil.rmtree(temporary, ignore_errors=True)
