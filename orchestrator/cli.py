@@ -36,6 +36,7 @@ from orchestrator.surroundings import (
     has_runs,
     home,
     load,
+    look,
     observer,
     open_store,
     plan_of,
@@ -165,7 +166,7 @@ def runs(as_json: AsJson = False) -> int:
         print("[]") if as_json else say(f"no runs in {home()}")
         return 0
     store = open_store()
-    code = refresh(store)
+    code = look(store)
     _show_runs(store.list(), as_json)
     return code
 
@@ -177,7 +178,7 @@ def status(run: RunRef, as_json: AsJson = False) -> int:
     from orchestrator.trend import trends
 
     store = existing_store(run)
-    code = refresh(store)
+    code = look(store)
     records = store.resolve(run)
     if len(records) > 1:
         _show_runs(records, as_json)

@@ -16,11 +16,14 @@ from orchestrator.processes import Process
 from orchestrator.runs import Event, RunRecord, RunStore
 from orchestrator.states import TERMINAL, RunState
 from orchestrator.sweep_files import unpack
+from trainer.run_dir import write_atomically
 
 BackendFor = Callable[[str, str], Backend]  # of a name, at the site of a profile
 WAITING = frozenset({RunState.QUEUED, RunState.REQUEUED})
 NOT_STARTED = WAITING | {RunState.CANCELLED}
 INTERVAL = 0.5  # seconds between two looks
+KEEPER = ".keeper"  # in the folder of all runs: the process that has looked last and goes on looking
+KEPT_FOR = 5.0  # seconds that its look is good for, while it lives
 
 
 def refresh(store: RunStore, backend_for: BackendFor, environment: Mapping[str, str] = os.environ) -> tuple[Event, ...]:
@@ -43,6 +46,23 @@ def refresh(store: RunStore, backend_for: BackendFor, environment: Mapping[str, 
     if errors:
         raise errors[0]
     return changes
+
+
+def keep_up(store: RunStore, backend_for: BackendFor, environment: Mapping[str, str] = os.environ) -> tuple[Event, ...]:
+    """`refresh` for those who look again at once: meanwhile it is enough for everybody else to read."""
+    changes = refresh(store, backend_for, environment)
+    write_atomically(store.home / KEEPER, str(Process.current()), durable=False)
+    return changes
+
+
+def is_kept_up(store: RunStore) -> bool:
+    """Whether somebody else keeps the registry up to date right now."""
+    mark = store.home / KEEPER
+    try:
+        fresh = 0.0 <= time.time() - mark.stat().st_mtime <= KEPT_FOR
+        return fresh and Process.parse(mark.read_text(encoding="utf-8")).is_alive
+    except (FileNotFoundError, ValueError):
+        return False
 
 
 def observe(store: RunStore, backend_for: BackendFor, records: Iterable[RunRecord]) -> tuple[Event, ...]:
@@ -177,7 +197,7 @@ def wait(
     """
     deadline = None if timeout is None else time.monotonic() + timeout
     while True:
-        refresh(store, backend_for)
+        keep_up(store, backend_for)
         records = store.records(run_ids)
         going = [record for record in records if record.state not in TERMINAL]
         if not going:
