@@ -15,3 +15,7 @@ os.environ["WANDB_MODE"] = "disabled"
 
 settings.register_profile("longshore", deadline=None)  # a loaded machine is not a wrong answer
 settings.load_profile("longshore")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--pictures", action="store_true", help="write the pictures of docs/ anew")

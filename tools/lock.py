@@ -25,6 +25,7 @@ LEFT_OUT: Mapping[str, str] = {
     "torchvision": "rsl-rl-lib asks; brings a CUDA build of torch of several GB",
     "onnxscript": "mjlab and rsl-rl-lib ask, for exporting a policy with torch.onnx's newer exporter",
     "torchrunx": "mjlab asks, for its own multi-GPU launcher",
+    "debugpy": "ipykernel asks, for breakpoints in notebooks; 20 MB",
     "jedi": "IPython asks, for completion at its prompt; 34 MB",
     "stack-data": "IPython asks, for coloured tracebacks",
     "matplotlib-inline": "IPython asks, for notebooks",
@@ -36,12 +37,15 @@ LEFT_OUT: Mapping[str, str] = {
 # image, which that environment stands for, has not got either, and what only the orchestrator's tests need.
 LEFT_OUT_OF_TORCH27 = (
     "dm-control",
+    "ipykernel",
     "jsonschema",
     "mjlab",
     "mypy",
+    "nbclient",
     "nvidia-cuda-nvrtc-cu12",
     "nvidia-cusolver-cu12",
     "nvidia-nvtx-cu12",
+    "pandas",
     "pexpect",
     "playwright",
     "ruff",
@@ -122,7 +126,9 @@ def main(arguments: Sequence[str]) -> None:
     write("installers.txt", "What installs the rest. Installed first.", closure(INSTALLERS))
     write("torch.txt", "Installed next, with the CUDA libraries of its build, if any.", {TORCH: torch})
     write("run.txt", "What `make demo` needs besides. Installed with --no-deps.", run)
-    dev = closure([*extras["dev"], *extras["ray"]], skip=[*run, *INSTALLERS])
+    roots = [*extras["dev"], *extras["ray"]]
+    wanted = {canonicalize_name(Requirement(root).name) for root in roots}
+    dev = closure(roots, skip=[*run, *INSTALLERS, *(LEFT_OUT.keys() - wanted)])
     write("dev.txt", "What `make test` and `make lint` need besides run.txt. Installed with --no-deps.", dev)
 
 

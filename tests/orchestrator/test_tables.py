@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import io
+import re
 from xml.etree import ElementTree
 
 import pexpect
@@ -11,7 +11,7 @@ import pytest
 
 from orchestrator.follow import live_view
 from orchestrator.states import RunState
-from orchestrator.tables import Table, fitted, heartbeat, runs_table, status_table
+from orchestrator.tables import Table, drawn, fitted, heartbeat, runs_table, status_table
 from orchestrator.trend import BLOCKS, ENDED, eta, recent_returns, sparkline, trends
 from tests.orchestrator.command_line import REPOSITORY, Project
 from tests.orchestrator.report_runs import START, make_runs, write_record
@@ -171,14 +171,31 @@ def test_a_trend_is_shown_on_a_terminal_and_plain_text_elsewhere(tmp_path):
     assert "42.0" in piped
 
 
-def test_the_picture_of_the_docs_is_drawn_from_the_files_of_runs(tmp_path):
-    make_runs(tmp_path / "runs").close()
-    tool, picture = REPOSITORY / "tools" / "runs_picture.py", tmp_path / "runs.svg"
-    subprocess.run([sys.executable, tool, tmp_path / "runs", picture], check=True)
-    for path in (picture, REPOSITORY / "docs" / "runs.svg"):
-        text = "".join(ElementTree.parse(path).getroot().itertext()).replace("\xa0", " ")
-        assert "$ python orchestrate.py runs" in text
-        assert "RUN" in text
-        assert "ETA" in text
-        assert set(text) & set(BLOCKS)
-        assert "@font-face" not in text
+def test_the_pictures_of_the_docs_show_the_terminal_as_it_is(records, pytestconfig):
+    """Drawn here, and `--pictures` puts it in its place: `make pictures`."""
+    text = picture(records)
+    kept = REPOSITORY / "docs" / "runs.svg"
+    if pytestconfig.getoption("--pictures"):
+        kept.write_text(text, encoding="utf-8")
+    assert kept.read_text(encoding="utf-8") == text, "what is shown has changed: make pictures"
+    words = "".join(ElementTree.fromstring(text).itertext()).replace("\xa0", " ")
+    assert "$ python orchestrate.py runs" in words
+    assert "6m 15s" in words
+    assert set(words) & set(BLOCKS)
+    assert "@font-face" not in text, "a picture fetches nothing from elsewhere"
+
+
+def picture(records):
+    """SVG of what `runs` shows, and of the live view under the log of a run that goes on."""
+    from rich.console import Console
+
+    table = runs_table(records, {record.run_id: heartbeat(record) for record in records}, NOW, trends(records))
+    console = Console(record=True, width=132, file=io.StringIO(), highlight=False, force_terminal=True)
+    console.print("$ python orchestrate.py runs", style="bold")
+    console.print(drawn(fitted(table, console.width)))
+    console.print("\n$ python orchestrate.py logs last -f", style="bold")
+    console.print("".join(RunDir(records[-1].run_dir).log(1).read_text().splitlines(keepends=True)[-4:]), end="")
+    console.print(live_view(records[-1:], NOW, console.width, 4))
+    return re.sub(
+        r"@font-face \{.*?\}\s*", "", console.export_svg(title="longshore", unique_id="runs"), flags=re.DOTALL
+    )
