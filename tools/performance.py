@@ -18,6 +18,9 @@ INTRODUCTION = """\
 `make performance` writes this page from the files in benchmarks/results/, which the scripts in benchmarks/ write.
 Compare figures of one file only: machines differ, and shared ones vary by a tenth.
 """
+FLOOR = """\
+The floor is the time of a step's matrix products at the rate of one large product of square matrices. The parts of a
+captured step, which is one launch, are its kernels by kind, as torch's profiler times them."""
 Row = Sequence[object]
 
 
@@ -42,11 +45,13 @@ def table(header: Row, rows: Iterable[Row]) -> str:
 
 
 def origin(name: str, result: Mapping[str, Any]) -> str:
-    """What a result was measured on, and its file."""
+    """What a result was measured on, and its file; and what its settings note besides."""
     machine, versions = result["machine"], result["versions"]
+    note = result.get("settings", {}).get("note")
     where = " and ".join(machine.get("gpus") or [f"{machine['cores']} cores of {machine['cpu']}"])
     packages = ", ".join(f"{package} {number}" for package, number in versions.items())
-    return f"{where}, {result['date']}, {packages} (`benchmarks/results/{name}.json`):"
+    file = f"`benchmarks/results/{name}.json`{f'; {note}' if note else ''}"
+    return f"{where}, {result['date']}, {packages} ({file}):"
 
 
 def _cli(result: Mapping[str, Any]) -> str:
@@ -73,7 +78,7 @@ def _learner(result: Mapping[str, Any]) -> str:
         )
 
     header = ("agent", "batch", "parameters", "step", "steps/s", "ms", "floor, ms", "prepared in, s", "peak, GiB")
-    return table(header, map(row, result["figures"])) + "\n\n" + _parts(result["figures"])
+    return "\n\n".join([table(header, map(row, result["figures"])), FLOOR, _parts(result["figures"])])
 
 
 def _parts(figures: Sequence[Mapping[str, Any]]) -> str:

@@ -15,23 +15,22 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # as a script
 
-from benchmarks.learning.curves import Curve, returns_between
+from benchmarks.learning.curves import Curve, over_last, returns_between
 from tools.performance import RESULTS, Row, origin, table
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PUBLISHED = "published"  # result file of figures that others have measured
 WINDOW = 25_000  # frames around which the published figures are means
 GOALS: Mapping[str, float] = {"Mjlab-Cartpole-Swingup": 40.0, "Mjlab-Velocity-Flat-Unitree-Go1": 80.0}
-STEADY = 3  # points of a curve whose mean must reach a goal
+EPISODES = 100  # that a point of a curve is the mean of: rsl_rl's own choice
 INTRODUCTION = """\
 # What is learnt, and how fast
 
 `make results` writes this page from the files in benchmarks/results/, which the scripts in benchmarks/learning/ write;
 [settings, seeds and budgets](../benchmarks/learning/experiments.py) stand in each file. Frames are steps of the
 simulator's own, over all environments; seconds count from the first simulated step, without start-up and compilation.
-Returns are those of the episodes that the training itself ran, exploration included, PPO's over its last hundred of
-them; `without noise` is the deterministic policy after the end. A goal is reached when the mean of three points of the
-curve is there.
+Returns are means of the last hundred episodes or more that the training itself ran, exploration included; `without
+noise` is the deterministic policy after the end.
 """
 NOTHING = "No curve of this has been recorded yet.\n"
 Result = Mapping[str, Any]
@@ -98,7 +97,7 @@ def _versus(results: Mapping[str, Result]) -> str:
                         f"{method(name)}, seed {curve.seed}",
                         "never" if frames is None else f"{frames / 1e6:.2f} M",
                         "" if seconds is None else f"{seconds:.0f}",
-                        f"{max(curve.returns, default=0):.1f}",
+                        f"{max(over_last(curve, EPISODES), default=0):.1f}",
                         f"{curve.frames[-1] / 1e6:.2f} M" if curve.frames else "0",
                         f"{curve.seconds[-1]:.0f}" if curve.seconds else "0",
                         "" if trained is None else f"{trained:.1f}",
@@ -112,11 +111,10 @@ def _versus(results: Mapping[str, Result]) -> str:
 
 
 def reached(curve: Curve, goal: float) -> tuple[int, float] | None:
-    """Frames and seconds at which the mean of the last points first was at the goal; None where it never was."""
-    for index in range(len(curve.returns)):
-        recent = curve.returns[max(0, index - STEADY + 1) : index + 1]
-        if sum(recent) / len(recent) >= goal:
-            return curve.frames[index], curve.seconds[index]
+    """Frames and seconds at which the curve first was at the goal; None where it never was."""
+    for frames, seconds, mean in zip(curve.frames, curve.seconds, over_last(curve, EPISODES), strict=True):
+        if mean >= goal:
+            return frames, seconds
     return None
 
 
@@ -158,7 +156,7 @@ def draw(path: Path, results: Mapping[str, Result]) -> None:
         for number, curve in enumerate(_curves(result)):
             label = None if number else method(name)
             for panel, places in zip(panels, (curve.frames, curve.seconds), strict=True):
-                panel.plot(places, curve.returns, color=f"C{index}", alpha=0.8, label=label)
+                panel.plot(places, over_last(curve, EPISODES), color=f"C{index}", alpha=0.8, label=label)
     for panel, label in zip(panels, ("frames", "seconds"), strict=True):
         panel.set_xlabel(label)
         panel.grid(alpha=0.3)

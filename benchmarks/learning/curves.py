@@ -22,7 +22,7 @@ class Curve:
         finished: Whether the budget of frames was reached.
         random_return: Of random actions; None where that was not measured.
         trained_return: Of the deterministic policy at the end; None before, or where that was not measured.
-        episodes: Of each point.
+        episodes: Of each point; empty where they were not counted.
     """
 
     seed: int
@@ -34,6 +34,25 @@ class Curve:
     random_return: float | None = None
     trained_return: float | None = None
     episodes: Sequence[int] = field(default_factory=tuple)
+
+
+def over_last(curve: Curve, episodes: int) -> list[float]:
+    """Mean return of the last episodes at each point, whole points that hold at least `episodes`; of all before that.
+
+    A point by itself misleads where episodes end together: between two such moments only those end that failed early.
+    A curve that does not count its episodes, rsl_rl's, is such a mean already.
+    """
+    if not curve.episodes:
+        return list(curve.returns)
+    means = []
+    for index in range(len(curve.returns)):
+        total, count = 0.0, 0
+        for value, ended in zip(curve.returns[index::-1], curve.episodes[index::-1], strict=True):
+            total, count = total + value * ended, count + ended
+            if count >= episodes:
+                break
+        means.append(total / count)
+    return means
 
 
 def curve_of(run_dir: RunDir, seed: int, repeat: int) -> Curve:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.learning.curves import Curve
+from benchmarks.learning.curves import Curve, over_last
 from tools import results
 
 HEAD = {"date": "2026-01-02", "machine": {"gpus": ["NVIDIA H200"]}, "versions": {"torch": "2"}}
@@ -56,10 +56,10 @@ def test_ppo_and_ours_are_compared_by_frames_and_by_seconds(tmp_path: Path):
     (tmp_path / "published.json").write_text((results.RESULTS / "published.json").read_text())
     task = "Mjlab-Cartpole-Swingup"
     write(tmp_path, "learning-mjlab-cartpole-swingup-h200", task, curve(2, [0.0, 39.0], episodes=[1, 1]))
-    write(tmp_path, "learning-ppo-mjlab-cartpole-swingup-h200", task, curve(0, [39.0, 40.0, 42.0, 45.0]))
+    write(tmp_path, "learning-ppo-mjlab-cartpole-swingup-h200", task, curve(0, [39.0, 40.0, 42.0, 45.0], episodes=[]))
     page = results.main(tmp_path)
-    assert "| DreamerV3, seed 2 | never |  | 39.0 | 0.04 M | 20 |  |" in page
-    assert "| PPO, seed 0 | 0.06 M | 30 | 45.0 | 0.08 M | 40 |  |" in page
+    assert "| DreamerV3, seed 2 | never |  | 19.5 | 0.04 M | 20 |  |" in page
+    assert "| PPO, seed 0 | 0.04 M | 20 | 45.0 | 0.08 M | 40 |  |" in page
     assert results.pictures(results.learning_results(tmp_path)) == {
         "learning-mjlab-cartpole-swingup.svg": [
             "learning-mjlab-cartpole-swingup-h200",
@@ -69,8 +69,13 @@ def test_ppo_and_ours_are_compared_by_frames_and_by_seconds(tmp_path: Path):
 
 
 def test_one_lucky_point_reaches_nothing():
-    lucky = Curve(0, [1, 2, 3, 4], [1.0, 2.0, 3.0, 4.0], [0.0, 50.0, 0.0, 0.0], 9, True)
+    lucky = Curve(0, [1, 2, 3, 4], [1.0, 2.0, 3.0, 4.0], [0.0, 50.0, 0.0, 0.0], 9, True, episodes=[60] * 4)
     assert results.reached(lucky, 40.0) is None
+
+
+def test_a_few_failures_do_not_hide_the_many_episodes_before_them():
+    together = Curve(0, [1, 2, 3], [1.0, 2.0, 3.0], [10.0, 60.0, 20.0], 9, True, episodes=[300, 900, 90])
+    assert over_last(together, 100) == pytest.approx([10.0, 60.0, (60 * 900 + 20 * 90) / 990])
 
 
 def test_the_same_figures_give_the_same_picture(tmp_path: Path):
