@@ -18,6 +18,14 @@ class BackendError(LongshoreError):
     exit_code = 3
 
 
+class UnclearStart(BackendError):
+    """A run may have been started or not, and nobody can say now."""
+
+
+class RefusedStart(BackendError):
+    """A run was not started, and no earlier try has done so unseen."""
+
+
 @dataclass(frozen=True)
 class Problem:
     """One thing wrong with a job file or a command line."""

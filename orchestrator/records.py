@@ -80,6 +80,7 @@ class RunRecord:
         cancelling: Its user asked for its end.
         words: Further settings of the trainer, for the attempts to come.
         gpus: Names of the GPUs that it has, or had, to itself; none where its backend gives them out.
+        retaken: Whoever had claimed its start before has not seen what came of it.
     """
 
     run_id: str
@@ -101,6 +102,7 @@ class RunRecord:
     cancelling: bool
     words: tuple[str, ...]
     gpus: tuple[str, ...]
+    retaken: bool = False
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 __all__ = ["Attempt", "Event", "Registered", "RunRecord", "RunStore"]
 
 
+UNCLEAR = "unclear"  # claim of a run that may have been started
+
+
 @dataclass(frozen=True)
 class Registered:
     """A planned run and the run of the registry that stands for it, an older one maybe."""
@@ -169,9 +172,10 @@ class RunStore(SweepStore):
                         continue
                     leased = given
                     busy[row["sweep_id"]] = in_use + 1
-                elif row["claim"] != claimer and not is_gone(row["claim"]):
+                elif row["claim"] != claimer and not _is_free(row["claim"], is_gone):
                     continue
-                taken.append((replace(run_record(row), gpus=leased), parse_launch(row["launch"])))
+                retaken = row["claim"] not in {None, claimer}
+                taken.append((replace(run_record(row), gpus=leased, retaken=retaken), parse_launch(row["launch"])))
             self._db.executemany(
                 "UPDATE runs SET claim = ?, leased_gpus = ? WHERE run_id = ?",
                 [(claimer, json.dumps(record.gpus), record.run_id) for record, _ in taken],
@@ -186,13 +190,27 @@ class RunStore(SweepStore):
         )
         return {name for row in rows for name in json.loads(row["leased_gpus"])}
 
-    def give_up_start(self, run_id: str, message: str) -> None:
-        """A claimed run could not be started: it goes on waiting."""
+    def give_up_start(self, run_id: str, message: str, *, unclear: bool = False) -> None:
+        """A claimed run could not be started: it goes on waiting.
+
+        Args:
+            run_id: The run.
+            message: Why.
+            unclear: It may have been started all the same, by this try or by an earlier one.
+        """
         with self._transaction():
             self._db.execute(
-                "UPDATE runs SET claim = NULL, message = ?, updated = ? WHERE run_id = ? AND handle IS NULL",
-                (message, self._clock(), run_id),
+                "UPDATE runs SET claim = ?, message = ?, updated = ? WHERE run_id = ? AND handle IS NULL",
+                (UNCLEAR if unclear else None, message, self._clock(), run_id),
             )
+
+    def unclear(self, run_ids: Collection[str], is_gone: Callable[[str], bool]) -> list[str]:
+        """Those of some runs whose start was tried by somebody who has not seen its outcome."""
+        with self._explained():
+            rows = self._db.execute(
+                "SELECT run_id, claim FROM runs WHERE claim IS NOT NULL AND handle IS NULL"
+            ).fetchall()
+        return [row["run_id"] for row in rows if row["run_id"] in run_ids and _is_free(row["claim"], is_gone)]
 
     def started(self, run_id: str, attempt: int, handle: str, *, queues: bool = False) -> RunRecord:
         """A claimed run was started; `cancelling` or a terminal state in the answer says that its end is wanted.
@@ -499,6 +517,11 @@ class RunStore(SweepStore):
 
 def _site(row: sqlite3.Row) -> Site:
     return row["backend"], row["profile"]
+
+
+def _is_free(claim: str, is_gone: Callable[[str], bool]) -> bool:
+    """Whether a claimed run may be taken over: a backend starts an attempt once, whoever asks and however often."""
+    return claim == UNCLEAR or is_gone(claim)
 
 
 def _is_news(record: RunRecord, seen: Observation) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.errors import BackendError
+from orchestrator.errors import BackendError, RefusedStart, UnclearStart
 from orchestrator.hosts import Host
 
 PATIENCE = 60  # seconds that the submitting command may take
@@ -68,10 +68,6 @@ class Submitted:
     runs: tuple[str, ...]
 
 
-class AmbiguousSubmission(BackendError):
-    """Nobody can say whether something was submitted."""
-
-
 def submit_once(
     host: Host,
     folder: Path,
@@ -93,8 +89,9 @@ def submit_once(
         patience: Seconds to wait for the id; the command goes on all the same.
 
     Raises:
-        AmbiguousSubmission: It may have been submitted or not, and is not submitted again.
-        BackendError: It was not submitted; asking again is safe.
+        UnclearStart: It may have been submitted or not, and is not submitted again.
+        RefusedStart: It was refused; asking again is safe.
+        BackendError: This call has submitted nothing; an earlier one may have.
     """
     prepared = folder.with_name(f"{folder.name}.{secrets.token_hex(4)}.tmp")
     words = "".join(f"{name}={value}\0" for name, value in secret_values.items())
@@ -103,12 +100,15 @@ def submit_once(
     if words:
         host.write(prepared / SECRETS, f"{words}\0", mode=0o600)
     claim = ("bash", "-c", CLAIM, "claim", str(folder), str(prepared), str(patience), DETACHED)
-    done = host.run((*claim, *command), timeout=patience + 30)
+    try:
+        done = host.run((*claim, *command), timeout=patience + 30)
+    except BackendError as error:
+        raise UnclearStart(str(error)) from error
     if done.exit_code == AMBIGUOUS:
-        raise AmbiguousSubmission(done.stderr.strip() or f"{command[0]} did not answer within {patience} s")
+        raise UnclearStart(done.stderr.strip() or f"{command[0]} did not answer within {patience} s")
     if done.exit_code != 0:
         reason = done.stderr.strip().splitlines() or [f"exit code {done.exit_code}"]
-        raise BackendError("; ".join(line.removeprefix(f"{command[0]}: error: ") for line in reason))
+        raise RefusedStart("; ".join(line.removeprefix(f"{command[0]}: error: ") for line in reason))
     job_id, *table = done.stdout.splitlines()
     return Submitted(job_id, tuple(table))
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import timedelta
 
 from orchestrator.backends.base import Backend, GpuBackend, Launch, Observation, SweepBackend
-from orchestrator.errors import BackendError, LongshoreError
+from orchestrator.errors import BackendError, LongshoreError, RefusedStart, UnclearStart
 from orchestrator.gpus import Gpu
 from orchestrator.halving import halve
 from orchestrator.processes import Process
@@ -130,7 +130,8 @@ def start_queued(
             handles = _launch(backend, launches, {name: environment[name] for name in request.secrets})
         except LongshoreError as error:
             for waiting, _ in claimed:
-                store.give_up_start(waiting.run_id, str(error))
+                unseen = isinstance(error, UnclearStart) or (waiting.retaken and not isinstance(error, RefusedStart))
+                store.give_up_start(waiting.run_id, str(error), unclear=unseen)
             errors.append(error)
             continue
         for now in store.all_started(handles, launches[0].request.attempt, queues=backend.queues):
@@ -209,9 +210,15 @@ def wait(
 
 
 def cancel(
-    store: RunStore, backend_for: BackendFor, records: Sequence[RunRecord], grace: timedelta
+    store: RunStore,
+    backend_for: BackendFor,
+    records: Sequence[RunRecord],
+    grace: timedelta,
+    environment: Mapping[str, str] = os.environ,
 ) -> tuple[RunRecord, ...]:
     """End runs: they are asked to save and stop, and ended by force after `grace`.
+
+    A submission that was cut short is finished first: only then is it known what there is to end.
 
     Returns:
         The runs as they are now: cancelled, or succeeded where that came first.
@@ -219,6 +226,12 @@ def cancel(
     Raises:
         BackendError: Some could not be ended.
     """
+    ids = frozenset(record.run_id for record in records)
+    if unclear := store.unclear(ids, _is_gone):
+        errors = start_queued(store, backend_for, environment, only=frozenset(unclear))
+        if left := store.unclear(ids, _is_gone):
+            reason = f": {errors[0]}" if errors else ""
+            raise BackendError(f"{', '.join(left)}: may have been started or not, and is not cancelled{reason}")
     started = store.request_cancel([record.run_id for record in records])
     for (name, profile), runs in _by_backend(started).items():
         backend_for(name, profile).cancel({handle: record.run_dir for handle, record in runs.items()}, grace)

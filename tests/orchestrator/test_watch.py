@@ -31,7 +31,8 @@ from local_runs import (
 )
 
 from orchestrator.backends.base import Backend, Launch, LaunchRequest, Observation
-from orchestrator.errors import BackendError, LongshoreError
+from orchestrator.backends.local import LocalBackend
+from orchestrator.errors import BackendError, LongshoreError, RefusedStart, UnclearStart
 from orchestrator.plan import Plan
 from orchestrator.processes import Process
 from orchestrator.runs import RunRecord, RunStore
@@ -156,6 +157,55 @@ for number in range(10**6):
     assert store._db.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
     known = {record.run_id: record.state for record in store.list()}
     assert {known[run_id] for run_id in written} == {RunState.QUEUED}
+
+
+# --- a start that nobody has seen ---------------------------------------------------------------------------------
+
+
+class CutOff(LocalBackend):
+    """Starts runs, and is cut off before it can say so, `times` times."""
+
+    times = 1
+
+    def launch(self, launch, secrets):
+        handle = super().launch(launch, secrets)
+        if self.times:
+            self.times -= 1
+            raise UnclearStart("the connection was lost")
+        return handle
+
+
+def test_cancelling_finishes_a_submission_that_was_cut_short_and_ends_what_it_finds(store: RunStore, home: Path):
+    backend = CutOff(leftover_grace=1.0)
+    with pytest.raises(BackendError, match="the connection was lost; submitting again finishes it"):
+        execute(single(home, "demo-1", "sleep 60"), store, backend, {})
+    [record] = cancel(store, lambda _, __: backend, [store.get("demo-1")], timedelta(seconds=1))
+    assert record.state is RunState.CANCELLED
+    pid = pid_of(home / "demo-1")
+    eventually(lambda: not Path(f"/proc/{pid}").exists())
+
+
+def test_what_may_have_been_started_is_not_called_cancelled_while_nobody_knows(store: RunStore, home: Path):
+    backend = CutOff(leftover_grace=1.0)
+    backend.times = 2
+    with pytest.raises(BackendError):
+        execute(single(home, "demo-1", "sleep 60"), store, backend, {})
+    with pytest.raises(BackendError, match=r"demo-1: may have been started or not, and is not cancelled: the conn"):
+        cancel(store, lambda _, __: backend, [store.get("demo-1")], timedelta(seconds=1))
+    assert store.get("demo-1").state is RunState.QUEUED
+    [record] = cancel(store, lambda _, __: backend, [store.get("demo-1")], timedelta(seconds=1))
+    assert record.state is RunState.CANCELLED
+
+
+def test_what_was_refused_for_certain_is_cancelled_without_another_try(store: RunStore, home: Path):
+    class Refusing(LocalBackend):
+        def launch(self, launch, secrets):
+            raise RefusedStart("no such partition")
+
+    with pytest.raises(BackendError):
+        execute(single(home, "demo-1", SUCCEED), store, Refusing(), {})
+    [record] = cancel(store, lambda _, __: Refusing(), [store.get("demo-1")], timedelta(0))
+    assert record.state is RunState.CANCELLED
 
 
 # --- slots --------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from tests.orchestrator.local_runs import eventually
 from tests.services.slurm_project import SlurmProject, end, login_node, started
 from tests.services.sshd import CuttingProxy
 
@@ -115,3 +116,23 @@ def test_an_answer_of_sbatch_that_was_lost_is_looked_for_in_the_queue(project, c
     assert again.stderr == done.stderr
     assert jobs(cluster, "unanswered") == []
     profile.write_text(text)
+
+
+def test_what_may_have_been_submitted_is_not_cancelled_before_that_is_known(project, cluster, sshd):
+    """The connection is cut when the job is there already, and whoever cancels cannot reach the host at first."""
+    through(sshd, sshd.port)
+    project.run("submit", write(project, "before"))  # has the code shipped
+    with CuttingProxy(sshd.port) as proxy:
+        through(sshd, proxy.port)
+        project.run("submit", write(project, "counted"))
+        whole = proxy.passed
+    with CuttingProxy(sshd.port, budget=whole - 600) as proxy:
+        through(sshd, proxy.port)
+        project.run("submit", write(project, "severed"), check=3)
+        cut = project.run("cancel", "severed", check=3)
+    assert "may have been started or not, and is not cancelled" in cut.stderr
+    eventually(lambda: len(jobs(cluster, "severed")) == 1)
+    through(sshd, sshd.port)
+    assert project.run("cancel", "severed").stdout.split()[1] == "cancelled"
+    [job] = jobs(cluster, "severed")
+    assert "JobState=CANCELLED" in cluster.run("scontrol", "show", "job", job)

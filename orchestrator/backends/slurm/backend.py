@@ -29,12 +29,12 @@ from orchestrator.backends.slurm.queries import (
     parse_squeue,
     waiting_message,
 )
-from orchestrator.errors import BackendError, UsageError
+from orchestrator.errors import BackendError, UnclearStart, UsageError
 from orchestrator.hosts import Completed, Host, LocalHost
 from orchestrator.mirror import fetch_logs, fetch_markers
 from orchestrator.profile import Profile
 from orchestrator.states import RunState
-from orchestrator.submission import AmbiguousSubmission, Submitted, adopt, submit_once
+from orchestrator.submission import Submitted, adopt, submit_once
 from orchestrator.sweep_files import COMMON, sweep_folder
 from trainer.run_dir import RunDir
 
@@ -212,14 +212,15 @@ class SlurmBackend:
     ) -> Submitted:
         try:
             return submit_once(self.host, folder, command, {BATCH_SCRIPT: script}, runs, secrets)
-        except AmbiguousSubmission as error:
+        except UnclearStart as error:
             name = folder.name.rpartition(".")[0]
-            listed = self._answer(
-                self._run("squeue", "--me", "--noheader", "--states=all", f"--name={name}", "--format=%F")
-            )
-            ids = set(listed.split())
+            try:
+                question = ("squeue", "--me", "--noheader", "--states=all", f"--name={name}", "--format=%F")
+                ids = set(self._answer(self._run(*question)).split())
+            except BackendError:  # the connection is gone
+                raise error from None
             if len(ids) != 1:
-                raise AmbiguousSubmission(
+                raise UnclearStart(
                     f"{name} may have been submitted or not ({error}), and Slurm lists no such job now; it is not "
                     f"submitted again. Submitting again looks again; if it never shows, remove {folder} there"
                 ) from error
