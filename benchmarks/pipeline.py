@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -56,7 +57,7 @@ ENDLESS = (
     "logger.tensorboard=false",
     "logger.wandb.mode=disabled",
 )
-CAPTURED = "the optimiser step is compiled and captured"  # in the log; on a CPU there is nothing to capture
+CAPTURED = "the optimiser step is compiled and captured, after "  # in the log; on a CPU there is nothing to capture
 START = 1800.0  # seconds until a run must have written a line: cold kernel caches take a quarter of an hour
 STOP = 120.0  # seconds that a run may take to save and end: more than `watchdog.grace`, after which it ends its roles
 POLL = 0.1  # seconds
@@ -75,6 +76,7 @@ class Figure:
             may have one chunk more than the next one.
         seconds: Measured.
         captured_s: From the start of the process until its optimiser step was captured; None on a CPU.
+        compiling_s: Of these, what compiling and capturing took.
         first_step_s: From the start of the process until it began to learn, random frames collected.
     """
 
@@ -83,6 +85,7 @@ class Figure:
     frames_per_s: float
     seconds: float
     captured_s: float | None
+    compiling_s: float | None
     first_step_s: float
 
 
@@ -113,12 +116,13 @@ def measure(layout: str, overrides: Sequence[str], *, seconds: float, warm_up: i
     """
     with tempfile.TemporaryDirectory(prefix="bench") as folder:
         run_dir, log = RunDir(Path(folder, "run")), Path(folder, "log.txt")
-        begun, captured = time.time(), None
+        begun = time.time()
+        captured = compiling = None
         with log.open("wb") as output:
             process = start(run_dir, overrides, output.fileno())
         try:
             while not measured(lines := list(run_dir.read_metrics()), seconds, warm_up):
-                if captured is None and CAPTURED in log.read_text(encoding="utf-8", errors="replace"):
+                if captured is None and (compiling := _compiling(log)) is not None:
                     captured = time.time() - begun
                 if process.poll() is not None or (not lines and time.time() - begun > START):
                     raise SystemExit(_explained(layout, process.poll(), log))
@@ -127,7 +131,7 @@ def measure(layout: str, overrides: Sequence[str], *, seconds: float, warm_up: i
             code = stop(process)
         if code not in (ExitCode.DONE, ExitCode.RESUMABLE):
             raise SystemExit(_explained(layout, code, log))
-        return summarise(layout, lines, warm_up, begun, captured)
+        return summarise(layout, lines, warm_up, begun, captured, compiling)
 
 
 def start(run_dir: RunDir, overrides: Sequence[str], output: int) -> subprocess.Popen[bytes]:
@@ -159,7 +163,15 @@ def measured(lines: Lines, seconds: float, warm_up: int) -> bool:
     return len(lines) > warm_up and lines[-1]["time"] - lines[warm_up - 1]["time"] >= seconds
 
 
-def summarise(layout: str, lines: Lines, warm_up: int, begun: float, captured: float | None) -> Figure:
+def _compiling(log: Path) -> float | None:
+    """Seconds that the log says compiling took; None as long as it does not say so."""
+    said = re.search(re.escape(CAPTURED) + r"(\d+) s", log.read_text(encoding="utf-8", errors="replace"))
+    return float(said[1]) if said else None
+
+
+def summarise(
+    layout: str, lines: Lines, warm_up: int, begun: float, captured: float | None, compiling: float | None
+) -> Figure:
     """The figure of a run from the lines of its metrics.jsonl.
 
     Args:
@@ -168,6 +180,7 @@ def summarise(layout: str, lines: Lines, warm_up: int, begun: float, captured: f
         warm_up: How many of them do not count, at least one.
         begun: Unix time of the start.
         captured: Seconds from then until the step was captured.
+        compiling: Seconds of these that compiling and capturing took.
     """
     first, since, last = lines[0], lines[warm_up - 1], lines[-1]
     rates = [line["throughput/steps_per_s"] for line in lines[warm_up:]]
@@ -178,6 +191,7 @@ def summarise(layout: str, lines: Lines, warm_up: int, begun: float, captured: f
         (last["frames"] - since["frames"]) / seconds,
         seconds,
         captured,
+        compiling,
         first["time"] - first["step"] / first["throughput/steps_per_s"] - begun,
     )
 
@@ -196,6 +210,7 @@ def show(figures: Sequence[Figure]) -> None:
     row("slowest, fastest", lambda figure: f"{figure.steps_per_s.slowest:.2f}, {figure.steps_per_s.fastest:.2f}")
     row("measured", lambda figure: f"{figure.seconds:.0f} s, {figure.steps_per_s.steps} steps")
     row("captured after", lambda figure: "" if figure.captured_s is None else f"{figure.captured_s:.0f} s")
+    row("of that compiling", lambda figure: "" if figure.compiling_s is None else f"{figure.compiling_s:.0f} s")
     row("learning after", lambda figure: f"{figure.first_step_s:.0f} s")
     Console().print(table)
 

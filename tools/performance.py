@@ -119,16 +119,17 @@ def _replay(result: Mapping[str, Any]) -> str:
 
 
 def _pipeline(result: Mapping[str, Any]) -> str:
-    header = ("layout", "optimiser steps/s", "frames/s", "captured after, s", "learning after, s")
+    header = ("layout", "optimiser steps/s", "frames/s", "captured after, s", "of that compiling, s", "learning after, s")
     rows = []
     for figure in result["figures"]:
-        captured = figure["captured_s"]
+        captured, compiling = figure["captured_s"], figure.get("compiling_s")
         rows.append(
             (
                 f"`{figure['layout']}`",
                 f"{figure['steps_per_s']['median']:.2f}",
                 f"{figure['frames_per_s']:,.0f}",
                 "" if captured is None else f"{captured:.0f}",
+                "" if compiling is None else f"{compiling:.0f}",
                 f"{figure['first_step_s']:.0f}",
             )
         )

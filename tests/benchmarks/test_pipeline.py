@@ -29,12 +29,12 @@ LINES = (
 
 
 def test_a_figure_leaves_the_warm_up_out():
-    figure = summarise("sync", LINES, warm_up=2, begun=1000.0, captured=7.0)
+    figure = summarise("sync", LINES, warm_up=2, begun=1000.0, captured=7.0, compiling=4.0)
     assert (figure.steps_per_s.slowest, figure.steps_per_s.median, figure.steps_per_s.fastest) == (10.0, 20.0, 20.0)
     assert figure.steps_per_s.steps == 300
     assert figure.frames_per_s == pytest.approx(48_000 / 20)
     assert figure.seconds == 20.0
-    assert figure.captured_s == 7.0
+    assert (figure.captured_s, figure.compiling_s) == (7.0, 4.0)
     assert figure.first_step_s == pytest.approx(10.0)
 
 
