@@ -18,6 +18,19 @@ INTRODUCTION = """\
 `make performance` writes this page from the files in benchmarks/results/, which the scripts in benchmarks/ write.
 Compare figures of one file only: machines differ, and shared ones vary by a tenth.
 """
+CLOSING = """\
+## Where the time goes
+
+- A captured step of `dreamer` at 50,000 frames takes more than five times its floor. Near half of it is matrix products:
+  layers 400 wide fill the tensor cores' tiles badly, and run at about half the rate of a large square product. A third
+  is pointwise work between them, bound by memory. The rest is the recurrence, small kernels in a row that are each
+  shorter than the wait for the one before.
+- At 10,000 frames and below it is that row of small kernels which counts: the batch hardly does.
+- `async` from a cold cache is ready to learn later than the 75 s that were aimed for. Compiling cannot begin before the
+  simulator has said what it shows, and then takes most of a minute, on one core for the greater part.
+- With one GPU, simulator and learner in two processes get it in turns; that costs more than working side by side brings,
+  so `sync` is the default there. Nothing of this has been measured on two GPUs yet.
+"""
 FLOOR = """\
 The floor is the time of a step's matrix products at the rate of one large product of square matrices. The parts of a
 captured step, which is one launch, are its kernels by kind, as torch's profiler times them."""
@@ -33,7 +46,7 @@ def main(folder: Path = RESULTS) -> str:
         if found:
             parts.append(f"## {title}\n")
         parts += [f"{origin(name, result)}\n\n{describe(result)}\n" for name, result in found.items()]
-    return "\n".join(parts)
+    return "\n".join([*parts, CLOSING])
 
 
 def table(header: Row, rows: Iterable[Row]) -> str:
