@@ -13,6 +13,7 @@ from trainer.agents.base import Agent
 from trainer.policy import Policy
 from trainer.replay import Rows
 from trainer.simulators.base import Simulator
+from trainer.video import Recorder
 from trainer.world_model.rssm import State, stacked
 
 
@@ -65,6 +66,7 @@ class Collector:
         device: Where the agent is.
         reward_scale: Of the rewards in the rows; returns of episodes are as the simulator gives them.
         evaluating: How many environments, the first ones, act without noise and give no rows.
+        recorder: Films the first of them.
     """
 
     def __init__(
@@ -76,9 +78,10 @@ class Collector:
         *,
         reward_scale: float = 1.0,
         evaluating: int = 0,
+        recorder: Recorder | None = None,
     ) -> None:
         self._simulator, self._device = simulator, device
-        self._reward_scale, self._evaluating = reward_scale, evaluating
+        self._reward_scale, self._evaluating, self._recorder = reward_scale, evaluating, recorder
         environments = simulator.environments
         self.policy = Policy(agent, simulator.observation, environments, evaluating, seed, device)
         self.reset()
@@ -111,6 +114,8 @@ class Collector:
             action = self._random_action() if random else self.policy.action.clone()
             step = self._simulator.step(action)
             self.policy.step(action, step.observation, step.is_last)
+            if self._recorder is not None:
+                self._recorder.step(step.observation, action, step.is_last)
             reward = self._reward_scale * step.reward
             rows.append(Rows(step.observation, action, reward, step.is_last, step.is_last, step.is_terminal))
             states.append(self._kept())
@@ -172,6 +177,7 @@ def evaluate(
     *,
     random: bool = False,
     on_step: Callable[[], None] = lambda: None,
+    recorder: Recorder | None = None,
 ) -> list[float]:
     """Returns of episodes under the deterministic policy, at least as many as asked for.
 
@@ -186,8 +192,12 @@ def evaluate(
         device: Where the agent is.
         random: Uniformly random actions instead, as something to compare with.
         on_step: Called between steps; may raise to give up.
+        recorder: Films the beginning, unless actions are random.
     """
-    collector = Collector(simulator, agent, seed, device, evaluating=simulator.environments)
+    recorder = None if random else recorder
+    collector = Collector(simulator, agent, seed, device, evaluating=simulator.environments, recorder=recorder)
+    if recorder is not None:
+        recorder.begin("evaluation")
     returns: list[float] = []
     while len(returns) < episodes:
         if returns:
@@ -197,6 +207,8 @@ def evaluate(
             ended = collector.collect(1, random=random, on_step=on_step).evaluated
             first = torch.where(ended.is_last[0] & first.isnan(), ended.total[0], first)
         returns += first.tolist()
+    if recorder is not None:
+        recorder.end()
     return returns
 
 

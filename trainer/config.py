@@ -37,6 +37,8 @@ POSITIVE = (
     "optimization.total_optim_steps",
     "optimization.replay_ratio",
     "logger.interval",
+    "video.environments",
+    "video.length",
     "checkpoint.interval",
     "checkpoint.keep",
     "pipeline.publish_interval",

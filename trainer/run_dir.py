@@ -143,6 +143,10 @@ class RunDir:
         return self.root / "summary.json"
 
     @property
+    def videos(self) -> Path:
+        return self.root / "videos"
+
+    @property
     def checkpoints(self) -> Path:
         return self.root / "checkpoints"
 

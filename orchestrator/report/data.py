@@ -11,6 +11,8 @@ from orchestrator.records import Attempt, Event, RunRecord
 from orchestrator.states import RunState
 from trainer.run_dir import Failure, Status
 
+VIDEOS = 2  # a film and what the world model expected
+
 
 @dataclass(frozen=True)
 class Curve:
@@ -83,6 +85,11 @@ class RunEntry:
     @property
     def folder(self) -> Path:
         return self.record.run_dir
+
+    @property
+    def videos(self) -> tuple[str, ...]:
+        """Of its artefacts the newest films, which the page shows."""
+        return tuple(name for name in self.artefacts if name.endswith(".mp4"))[-VIDEOS:]
 
     @property
     def final_return(self) -> float | None:

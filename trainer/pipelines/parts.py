@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from typing import Any
 
@@ -17,11 +18,12 @@ from trainer.learner import Learner
 from trainer.randomness import seed_everything
 from trainer.replay import Replay
 from trainer.simulators.base import Simulator
+from trainer.video import Recorder
 
 log = logging.getLogger(__name__)
 
 # Streams that must not repeat each other start from different seeds.
-COLLECTOR_STREAM, LEARNER_STREAM, EVALUATION_STREAM = 1, 2, 3
+COLLECTOR_STREAM, LEARNER_STREAM, EVALUATION_STREAM, VIDEO_STREAM = 1, 2, 3, 4
 
 
 def prepare(config: Config) -> None:
@@ -31,6 +33,8 @@ def prepare(config: Config) -> None:
         ConfigError: See `check_sizes`.
     """
     check_sizes(config)
+    if config.video.enabled:
+        os.environ.setdefault("MUJOCO_GL", "egl")  # read when MuJoCo is imported
     if config.threads:
         torch.set_num_threads(config.threads)
     seed_everything(config.seed)
@@ -82,7 +86,9 @@ def make_learner(config: Config, agent: Agent, replay: Replay, device: torch.dev
     return learner
 
 
-def make_collector(config: Config, simulator: Simulator, agent: Agent, device: torch.device) -> Collector:
+def make_collector(
+    config: Config, simulator: Simulator, agent: Agent, device: torch.device, recorder: Recorder | None
+) -> Collector:
     """The collector of a simulator, which it resets; on a GPU its policy step is captured."""
     collector = Collector(
         simulator,
@@ -91,6 +97,7 @@ def make_collector(config: Config, simulator: Simulator, agent: Agent, device: t
         device,
         reward_scale=config.env.reward_scale,
         evaluating=evaluating(config),
+        recorder=recorder,
     )
     if compiles(config, device):
         collector.policy.capture()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from trainer.collection import evaluate
 from trainer.config import Config
 from trainer.errors import PeerLost, Stopped
@@ -27,6 +29,7 @@ from trainer.pipelines.messages import (
 )
 from trainer.pipelines.parts import (
     EVALUATION_STREAM,
+    VIDEO_STREAM,
     choose_devices,
     chunk_steps,
     make_agent,
@@ -39,6 +42,7 @@ from trainer.pipelines.parts import (
 from trainer.role import RoleContext
 from trainer.run_dir import Phase
 from trainer.simulators import make_simulator
+from trainer.video import make_recorder
 
 WAIT_SECONDS = 0.1  # between two looks at whether the role is to stop
 
@@ -63,7 +67,10 @@ class SimulationLoop:
         channel.send(Hello(observation, action, self._simulator.max_return))
         self._agent = make_agent(config, observation, action, self._device).requires_grad_(False)
         self._weights = WeightReader(channel, policy_tensors(self._agent))
-        self._collector = make_collector(config, self._simulator, self._agent, self._device)
+        self._recorder = make_recorder(
+            config, self._simulator, self._agent, context.run_dir.videos, stream_seed(config, VIDEO_STREAM)
+        )
+        self._collector = make_collector(config, self._simulator, self._agent, self._device, self._recorder)
         self._chunks: ChunkWriter | None = None  # made for the first chunk, whose shapes are those of all
         self._steps = chunk_steps(config)
         self._chunk_frames = self._steps * config.env.num_envs
@@ -99,6 +106,8 @@ class SimulationLoop:
                 else:
                     self._wait()
         finally:
+            if self._recorder is not None:
+                self._recorder.close()
             self._simulator.close()
 
     def _begin(self) -> None:
@@ -130,6 +139,8 @@ class SimulationLoop:
 
         chunk = self._collector.collect(self._steps, random=random, on_step=on_step)
         self._frames += self._chunk_frames
+        if self._recorder is not None:
+            self._recorder.frames = self._frames
         content = (chunk.rows, chunk.states)
         tensors = tree.flatten(content)
         if self._chunks is None:
@@ -163,9 +174,8 @@ class SimulationLoop:
         self._weights.take(wait=True)
         assert self._weights.version == request.version
         seed, episodes = stream_seed(self._config, EVALUATION_STREAM), self._config.eval.episodes
-        returns = evaluate(
-            self._simulator, self._agent, episodes, seed, self._device, random=request.random, on_step=on_step
-        )
+        more: dict[str, Any] = {"random": request.random, "on_step": on_step, "recorder": self._recorder}
+        returns = evaluate(self._simulator, self._agent, episodes, seed, self._device, **more)
         self._collector.reset()
         self._channel.send(Evaluated(sum(returns) / len(returns)))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 from trainer.collection import evaluate
 from trainer.config import Config
@@ -12,6 +13,7 @@ from trainer.interface import write_interface
 from trainer.metrics import MetricsLogger
 from trainer.pipelines.parts import (
     EVALUATION_STREAM,
+    VIDEO_STREAM,
     choose_device,
     chunk_steps,
     make_agent,
@@ -26,6 +28,7 @@ from trainer.role import RoleContext
 from trainer.run_dir import Phase
 from trainer.saving import BackgroundSaver
 from trainer.simulators import make_simulator
+from trainer.video import make_recorder
 
 
 class SyncPipeline:
@@ -47,7 +50,10 @@ class SyncPipeline:
         self._agent = make_agent(config, *spaces, self._device)
         self._replay = make_replay(config, self._agent, *spaces, self._device)
         self._learner = make_learner(config, self._agent, self._replay, self._device)
-        self._collector = make_collector(config, self._simulator, self._agent, self._device)
+        self._recorder = make_recorder(
+            config, self._simulator, self._agent, context.run_dir.videos, stream_seed(config, VIDEO_STREAM)
+        )
+        self._collector = make_collector(config, self._simulator, self._agent, self._device, self._recorder)
         self._progress = Progress()
         self._saver = BackgroundSaver(context.run_dir, config.checkpoint.keep)
         self._saved_at = time.monotonic()
@@ -83,6 +89,8 @@ class SyncPipeline:
         finally:
             self._context.exits_at_once |= not metrics.close()
             self._saver.wait()
+            if self._recorder is not None:
+                self._recorder.close()
             self._simulator.close()
 
     def _train(self, metrics: MetricsLogger, gpus: GpuUse) -> None:
@@ -130,6 +138,8 @@ class SyncPipeline:
             chunk.task,
             versions=0 if random else 1,
         )
+        if self._recorder is not None:
+            self._recorder.frames = self._progress.frames
 
     def _evaluate(self, *, random: bool) -> float:
         """Mean return of episodes under the deterministic policy, or under random actions."""
@@ -141,7 +151,8 @@ class SyncPipeline:
 
         seed = stream_seed(self._config, EVALUATION_STREAM)
         episodes = self._config.eval.episodes
-        returns = evaluate(self._simulator, self._agent, episodes, seed, self._device, random=random, on_step=on_step)
+        more: dict[str, Any] = {"random": random, "on_step": on_step, "recorder": self._recorder}
+        returns = evaluate(self._simulator, self._agent, episodes, seed, self._device, **more)
         return sum(returns) / len(returns)
 
     def _beat(self, phase: Phase, episode_return: float | None = None, rates: dict[str, float] | None = None) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -57,6 +59,14 @@ class Simulator(Protocol):
 
     def step(self, action: Tensor) -> Step:
         """Apply actions `[N, A]` within [-1, 1]."""
+        ...
+
+    def render(self, environments: int) -> NDArray[np.uint8]:
+        """Pictures of the first environments by a camera that nobody acts by, `[K, H, W, 3]`.
+
+        Raises:
+            Exception: There is no such camera, or nothing to draw with.
+        """
         ...
 
     def pop_log(self) -> dict[str, list[float]]:

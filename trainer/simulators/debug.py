@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from trainer.config import Config
@@ -21,6 +23,7 @@ TASKS = ("Debug-Reach",)
 KEY = "policy"
 EPISODE_STEPS = 25
 ARENA = 2.0  # distance from the origin at which an episode terminates
+PICTURE = 32  # pixels of a side, for people
 SPEED = 0.2  # distance a step at full action
 
 
@@ -57,6 +60,15 @@ class DebugSimulator:
             self._log.add({"log": {"Episode_Termination/left_arena": terminal.sum()}})
         self._restart(last)
         return Step(self._observe(), reward.to(self._device), last.to(self._device), terminal.to(self._device))
+
+    def render(self, environments: int) -> NDArray[np.uint8]:
+        """The point, white, and the origin, green, in the arena."""
+        pictures = np.zeros((environments, PICTURE, PICTURE, 3), np.uint8)
+        pictures[:, PICTURE // 2, PICTURE // 2] = (0, 255, 0)
+        share = (self._position[:environments].clamp(-ARENA, ARENA) / ARENA + 1) / 2
+        places = (share * (PICTURE - 1)).round().long().numpy()
+        pictures[np.arange(environments), places[:, 1], places[:, 0]] = 255
+        return pictures
 
     def pop_log(self) -> dict[str, list[float]]:
         return self._log.pop()

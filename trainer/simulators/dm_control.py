@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from trainer.config import Config
@@ -79,6 +80,9 @@ class DmControlSimulator:
         self._workers.run("step")
         reward, is_last, is_terminal = (self._own(arrays[name]) for name in ("reward", "is_last", "is_terminal"))
         return Step(self._observe(), reward, is_last, is_terminal)
+
+    def render(self, environments: int) -> NDArray[np.uint8]:
+        raise RuntimeError("with dm_control, what an agent sees can be filmed (env.from_pixels), and nothing else")
 
     def pop_log(self) -> dict[str, list[float]]:
         return {}  # the suite's tasks tell nothing but the reward

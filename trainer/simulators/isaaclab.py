@@ -13,6 +13,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from trainer.config import Config
@@ -82,6 +83,9 @@ class IsaacLabSimulator:
         self._log.add(extras)
         # Isaac Lab reuses its buffers.
         return Step(self._observe(observation), own(reward), terminated | truncated, terminated.clone())
+
+    def render(self, environments: int) -> NDArray[np.uint8]:
+        raise RuntimeError("with Isaac Lab, what an agent sees can be filmed (env.from_pixels), and nothing else")
 
     def pop_log(self) -> dict[str, list[float]]:
         return self._log.pop()

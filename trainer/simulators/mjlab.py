@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from trainer.config import Config
@@ -71,6 +74,7 @@ class MjlabSimulator:
             self._raw.step_dt, tuple(-limit for limit in bound), bound, _targets(self._raw.action_manager)
         )
         self._log = TaskLog()
+        self._renderers: list[Any] = []  # one for each environment that is filmed
         bounded = config.name in BOUNDED_REWARDS
         self.max_return: float | None = self._raw.cfg.episode_length_s if bounded else None
 
@@ -83,6 +87,16 @@ class MjlabSimulator:
         self._log.add(extras)
         # mjlab reuses its buffers.
         return Step(self._observe(observation), own(reward), terminated | truncated, terminated.clone())
+
+    def render(self, environments: int) -> NDArray[np.uint8]:
+        """By MuJoCo's own renderer and the task's camera, without shadows; on a CPU's rasteriser it takes its time."""
+        if not self._renderers:
+            self._renderers = [_renderer(self._raw, number) for number in range(environments)]
+        pictures = []
+        for renderer in self._renderers:
+            renderer.update(self._raw.sim.data)
+            pictures.append(renderer.render())
+        return np.stack(pictures)
 
     def pop_log(self) -> dict[str, list[float]]:
         return self._log.pop()
@@ -101,6 +115,17 @@ class MjlabSimulator:
         if self._camera is not None:
             seen[PIXELS] = own(self._raw.scene[self._camera].data.rgb)  # its group has it as floats, [N, C, H, W]
         return seen
+
+
+def _renderer(env: Any, number: int) -> Any:
+    """Draws one environment; OpenGL is loaded here."""
+    from mjlab.viewer.offscreen_renderer import OffscreenRenderer
+
+    viewer = replace(env.cfg.viewer, env_idx=number, max_extra_envs=0, enable_shadows=False, enable_reflections=False)
+    model, shared = env.sim.mj_model, {"sim_model": env.sim.model, "expanded_fields": env.sim.expanded_fields}
+    renderer = OffscreenRenderer(model=model, cfg=viewer, scene=env.scene, **shared)
+    renderer.initialize()
+    return renderer
 
 
 def _targets(manager: Any) -> tuple[str, ...] | None:
