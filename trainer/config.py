@@ -42,13 +42,14 @@ POSITIVE = (
     "checkpoint.interval",
     "checkpoint.keep",
     "pipeline.publish_interval",
+    "pipeline.actors",
     "watchdog.start",
     "watchdog.stall",
     "watchdog.grace",
     "watchdog.idle_gpu",
 )
 # Numbers that may be null, which says nothing about the kind of a value.
-NUMBERS_OR_NULL = ("optimization.replay_ratio", "env.spacing", "collector.num_collectors")
+NUMBERS_OR_NULL = ("optimization.replay_ratio", "env.spacing", "collector.num_collectors", "pipeline.actors")
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "env.camera.view": ("rear", "side", "top"),
     "logger.wandb.mode": ("online", "offline", "disabled"),

@@ -48,6 +48,7 @@ from trainer.watchdog import Watchdog
 PIPELINES: Mapping[str, Mapping[str, str]] = {
     "sync": {"trainer": "trainer.pipelines.sync"},
     "async": {"simulator": "trainer.pipelines.simulation", "learner": "trainer.pipelines.learning"},
+    "ray": {"learner": "trainer.pipelines.ray"},
     "acceptance": {"acceptance": "trainer.pipelines.acceptance"},
 }
 

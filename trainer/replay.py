@@ -72,6 +72,7 @@ class Replay:
     Args:
         frames: Capacity over all environments.
         environments: Number of environments.
+        groups: How many simulators they belong to, as many to each and in this order; each group is written on its own.
         observation: Keys of the observations; they are kept in their own types.
         action: Width of the action.
         latent: Kind of latents.
@@ -88,6 +89,7 @@ class Replay:
         *,
         frames: int,
         environments: int,
+        groups: int = 1,
         observation: Mapping[str, Space],
         action: int,
         latent: Latent,
@@ -100,9 +102,9 @@ class Replay:
                 f"replay_buffer.buffer_size of {frames} frames holds no row of {environments} environments"
             )
         self.capacity, self.environments, self.device = capacity, environments, device
-        self.written = 0  # rows ever written
+        self.written = [0] * groups  # rows ever written
         self._latent = latent
-        self._written = torch.zeros((), dtype=torch.int64, device=device)  # the same, for the device
+        self._written = torch.zeros(environments, dtype=torch.int64, device=device)  # the same, for the device
 
         def ring(shape: tuple[int, ...] = (), dtype: torch.dtype = torch.float32) -> Tensor:
             return torch.empty(capacity, environments, *shape, dtype=dtype, device="meta")
@@ -117,13 +119,14 @@ class Replay:
         self._deter, self._stoch = self._allocate(self._deter), self._allocate(self._stoch)
 
     def __len__(self) -> int:
-        """Rows held."""
-        return min(self.written, self.capacity)
+        """Rows held of every environment."""
+        return min(min(self.written), self.capacity)
 
     @property
     def frames(self) -> int:
         """Frames held, over all environments."""
-        return len(self) * self.environments
+        width = self.environments // len(self.written)
+        return sum(min(written, self.capacity) for written in self.written) * width
 
     @property
     def nbytes(self) -> int:
@@ -135,8 +138,8 @@ class Replay:
         """The part of it that holds images, `[H, W, C]` of each frame."""
         return sum(ring.nbytes for ring in self._rows.observation.values() if ring.dim() == 5)
 
-    def extend(self, rows: Rows, states: State) -> None:
-        """Write rows `[T, N, …]` and the latents in which the policy left them, over the oldest ones.
+    def extend(self, rows: Rows, states: State, group: int = 0) -> None:
+        """Write rows `[T, N, …]` of a group and the latents in which the policy left them, over its oldest ones.
 
         Raises:
             ValueError: `T` is more than the ring holds.
@@ -147,29 +150,28 @@ class Replay:
                 f"{length} rows do not fit a replay of {self.capacity}: raise replay_buffer.buffer_size "
                 "or lower collector.frames_per_batch"
             )
-        first = self.written % self.capacity
+        first, columns = self.written[group] % self.capacity, self._columns(group)
         before_the_end = min(length, self.capacity - first)
         values = (*rows.tensors(), states.deter, self._latent.pack(states.stoch))
         for ring, value in zip(self._rings(), values, strict=True):
-            ring[first : first + before_the_end].copy_(value[:before_the_end], non_blocking=True)
-            ring[: length - before_the_end].copy_(value[before_the_end:], non_blocking=True)
-        self._count(self.written + length)
+            ring[first : first + before_the_end, columns].copy_(value[:before_the_end], non_blocking=True)
+            ring[: length - before_the_end, columns].copy_(value[before_the_end:], non_blocking=True)
+        self._count(group, self.written[group] + length)
 
     def sample(self, sequences: int, length: int, generator: torch.Generator) -> Sequences:
         """`sequences` runs of `length + 1` consecutive rows, uniform over environments and starts.
 
         What comes back means nothing before `length + 1` rows were written.
         """
-        held = self._written.clamp_max(self.capacity)
 
-        def uniform(high: Tensor | int) -> Tensor:
-            share = torch.rand(sequences, dtype=torch.float64, generator=generator, device=generator.device).to(
-                self.device
-            )
-            return (share * high).long()
+        def uniform() -> Tensor:
+            share = torch.rand(sequences, dtype=torch.float64, generator=generator, device=generator.device)
+            return share.to(self.device)
 
-        time = self._written - held + uniform((held - length).clamp_min(1))
-        environment = uniform(self.environments)
+        share, environment = uniform(), (uniform() * self.environments).long()
+        written = self._written[environment]
+        held = written.clamp_max(self.capacity)
+        time = written - held + (share * (held - length).clamp_min(1)).long()
         slots = (time + torch.arange(length + 1, device=self.device).unsqueeze(-1)) % self.capacity  # [T + 1, B]
         rows = self._rows.map(lambda ring: ring[slots, environment])
         first = slots[0]
@@ -182,14 +184,14 @@ class Replay:
         times = sequences.time + torch.arange(1, length + 1, device=self.device).unsqueeze(-1)
         environment = sequences.environment.expand_as(times)
         slots = times % self.capacity
-        present = (times >= self._written - self.capacity).unsqueeze(-1)
+        present = (times >= self._written[environment] - self.capacity).unsqueeze(-1)
         for ring, values in ((self._deter, states.deter), (self._stoch, self._latent.pack(states.stoch))):
             kept = ring[slots, environment]
             ring[slots, environment] = torch.where(present, values.to(self.device, ring.dtype), kept)
 
     def state_dict(self) -> dict[str, Any]:
-        """The rows held, and the count ever written."""
-        return {"written": self.written, "rings": [ring[: len(self)].cpu() for ring in self._rings()]}
+        """The rows held, and the counts ever written."""
+        return {"written": list(self.written), "rings": [ring[: self._held()].cpu() for ring in self._rings()]}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Take up where `state_dict` left off.
@@ -197,12 +199,15 @@ class Replay:
         Raises:
             ValueError: It was saved with another capacity or other shapes.
         """
-        self._count(saved["written"])
+        counts = saved["written"]
+        for group, written in enumerate(counts[: len(self.written)]):
+            self._count(group, written)
         for ring, rows in zip(self._rings(), saved["rings"], strict=True):
-            if rows.shape[1:] != ring.shape[1:] or len(rows) != len(self):
+            if len(counts) != len(self.written) or rows.shape[1:] != ring.shape[1:] or len(rows) != self._held():
                 raise ValueError(
                     f"the checkpoint's replay has rows of {tuple(rows.shape)}, this run's {tuple(ring.shape)}: "
-                    "resume with the same env.num_envs and replay_buffer.buffer_size, or with checkpoint.replay=false"
+                    "resume with the same env.num_envs, pipeline.actors and replay_buffer.buffer_size, or with "
+                    "checkpoint.replay=false"
                 )
             ring[: len(rows)] = rows.to(ring.device)
 
@@ -222,9 +227,18 @@ class Replay:
         pinned = self.device.type == "cpu" and torch.cuda.is_available()
         return torch.zeros(shaped.shape, dtype=shaped.dtype, device=self.device, pin_memory=pinned)
 
-    def _count(self, written: int) -> None:
-        self.written = written
-        self._written.fill_(written)
+    def _columns(self, group: int) -> slice:
+        """Its environments."""
+        width = self.environments // len(self.written)
+        return slice(group * width, (group + 1) * width)
+
+    def _held(self) -> int:
+        """Rows of the ring that anything was written to."""
+        return min(max(self.written), self.capacity)
+
+    def _count(self, group: int, written: int) -> None:
+        self.written[group] = written
+        self._written[self._columns(group)].fill_(written)
 
     def _rings(self) -> tuple[Tensor, ...]:
         return (*self._rows.tensors(), self._deter, self._stoch)

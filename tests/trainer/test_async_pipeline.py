@@ -389,7 +389,7 @@ def test_a_checkpoint_in_between_holds_no_row_that_the_simulators_state_does_not
     context.config["checkpoint"]["interval"] = 0.1  # seconds
     learning.main(context)
     checkpoints = sorted(RunDir(roles.folder).checkpoints.glob("step_*"))
-    checkpoints = [path for path in checkpoints if load(path).parts["replay"]["written"]]
+    checkpoints = [path for path in checkpoints if load(path).parts["replay"]["written"][0]]
     assert len(checkpoints) > 3
     for path in checkpoints:
         check_rows(roles.folder, path)
@@ -401,7 +401,7 @@ def check_rows(folder: Path, path: Path | None = None) -> None:
     replay, collector = checkpoint.parts["replay"], checkpoint.parts["collector"]
     observation, action, first = (find(replay, shape) for shape in ((3,), (2,), "is_first"))
     rows = len(observation)
-    order = torch.arange(replay["written"] - rows, replay["written"]) % rows
+    order = torch.arange(replay["written"][0] - rows, replay["written"][0]) % rows
     observation, action, first = observation[order], action[order], first[order]
     moved = observation[1:, :, :2] - observation[:-1, :, :2]
     expected = SPEED * action[1:]

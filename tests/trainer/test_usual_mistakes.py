@@ -151,6 +151,9 @@ class Echo:
         no = torch.zeros(B, dtype=torch.bool)
         return Step({KEY: torch.randn(B, 3)}, action[:, 0].clone(), no, no)
 
+    def pop_log(self) -> dict[str, list[float]]:
+        return {}
+
 
 def check_reward_depends_on_the_rows_own_action(name: str) -> None:
     agent, rows, row = small_agent(f"agent={name}"), random_rows(T, B), 2
@@ -435,7 +438,7 @@ def test_8_latents_are_written_back_and_recycled_rows_are_guarded(agent: str):
     check_recycled_rows_are_left_alone(agent)
     with mistake(Replay, "refresh", "torch.arange(1, length + 1,", "torch.arange(0, length,"), must_fail():
         check_refreshed_latents_come_back_as_context(agent)
-    with mistake(Replay, "refresh", "times >= self._written - self.capacity", "times >= 0"), must_fail():
+    with mistake(Replay, "refresh", "times >= self._written[environment] - self.capacity", "times >= 0"), must_fail():
         check_recycled_rows_are_left_alone(agent)
 
 

@@ -8,8 +8,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import torch
-
 from trainer.compilation import load_compiler
 from trainer.config import Config
 from trainer.errors import PeerLost, Stopped
@@ -73,7 +71,7 @@ class LearningLoop:
         prepare(config)
         self._simulator_device, self._device = choose_devices(config)
         use_device(self._device)
-        log.info("%s", _placement(self._simulator_device, self._device))
+        log.info("%s", self._placement())
         self._phase = Phase.STARTING
         if compiles(config, self._device):
             load_compiler()
@@ -82,7 +80,7 @@ class LearningLoop:
         self._agent = make_agent(config, hello.observation, hello.action, self._device)
         self._replay = make_replay(config, self._agent, hello.observation, hello.action, self._device)
         self._learner = make_learner(config, self._agent, self._replay, self._device)
-        self._weights = WeightWriter(channel, self._expect(Offer), self._device)
+        self._weights = self._weight_writer()
         self._chunks: ChunkReader | None = None  # the simulator offers them with its first one
         self._structure: Any = None  # of a chunk's tensors
         frames = chunk_steps(config) * config.env.num_envs
@@ -229,7 +227,8 @@ class LearningLoop:
                 arrived = self._chunks.poll()
                 if arrived is None:
                     return
-                self._store(*arrived)
+                tensors, chunk = arrived
+                self._store(tree.restore(self._structure, tensors), chunk)
             message = self._channel.receive()
             match message:
                 case None:
@@ -245,11 +244,18 @@ class LearningLoop:
                 case Saved():
                     self._saved(message)
                 case _:
-                    raise TypeError(f"the simulator has sent {message!r}")
+                    self._take_in(message)
 
-    def _store(self, tensors: Any, chunk: Chunk) -> None:
-        rows, states = tree.restore(self._structure, tensors)
-        self._replay.extend(rows, states)
+    def _take_in(self, message: Any) -> None:
+        """A message that only other kinds of simulators send."""
+        raise TypeError(f"the simulator has sent {message!r}")
+
+    def _weight_writer(self) -> WeightWriter:
+        return WeightWriter(self._channel, self._expect(Offer), self._device)
+
+    def _store(self, content: Any, chunk: Chunk, group: int = 0) -> None:
+        rows, states = content
+        self._replay.extend(rows, states, group)
         self._progress.count(
             chunk.frames, chunk.returns, chunk.lengths, chunk.evaluated, chunk.task, versions=chunk.versions
         )
@@ -341,9 +347,9 @@ class LearningLoop:
         )
         self._saved_at, self._save_asked, self._phase = time.monotonic(), False, phase
 
-
-def _placement(simulator: torch.device, learner: torch.device) -> str:
-    if simulator != learner:
-        return f"simulator on {simulator}, learner on {learner}"
-    hint = ": pipeline=sync collects faster on one GPU" if learner.type == "cuda" else ""
-    return f"simulator and learner share {learner}{hint}"
+    def _placement(self) -> str:
+        simulator, learner = self._simulator_device, self._device
+        if simulator != learner:
+            return f"simulator on {simulator}, learner on {learner}"
+        hint = ": pipeline=sync collects faster on one GPU" if learner.type == "cuda" else ""
+        return f"simulator and learner share {learner}{hint}"

@@ -54,7 +54,8 @@ def make_replay(config: Config, agent: Agent, observation: Any, action: int, dev
     """The replay, on the learner's device unless the config wants it in main memory."""
     return Replay(
         frames=config.replay_buffer.buffer_size,
-        environments=config.env.num_envs - evaluating(config),
+        environments=(config.env.num_envs - evaluating(config)) * simulators(config),
+        groups=simulators(config),
         observation=observation,
         action=action,
         latent=agent.world_model.rssm.latent,
@@ -107,6 +108,11 @@ def make_collector(
 def compiles(config: Config, device: torch.device) -> bool:
     """Whether optimiser and policy step are to run as CUDA graphs: on GPUs, unless the config says no."""
     return device.type == "cuda" and config.optimization.compile.enabled
+
+
+def simulators(config: Config) -> int:
+    """How many simulators of `env.num_envs` environments write to the replay."""
+    return getattr(config.pipeline, "actors", None) or 1
 
 
 def evaluating(config: Config) -> int:
@@ -175,7 +181,7 @@ def check_sizes(config: Config) -> None:
     """
     if not 0 <= config.eval.fraction < 1:
         raise ConfigError(f"eval.fraction: {config.eval.fraction} is not at least 0 and below 1")
-    environments, length = config.env.num_envs, config.replay_buffer.batch_length
+    environments, length = config.env.num_envs * simulators(config), config.replay_buffer.batch_length
     sequence = f"sequence of batch_length {length}"
     # What is collected begins with a row of first observations, which is the context of the first sequence.
     for key, frames, rows, held, words in (

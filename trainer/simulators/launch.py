@@ -20,11 +20,16 @@ def start_before_torch(context: RoleContext) -> None:
         ConfigError: Isaac Sim cannot start here, or not with this config.
         RuntimeError: Torch was imported before.
     """
-    config = Config.of(context.config)
+    if start_isaac(Config.of(context.config)):
+        context.reinstall_signals()  # AppLauncher has put its own in their place
+        context.exits_at_once = True  # closing Isaac Sim may hang, and ends the process with status 0 where it does not
+
+
+def start_isaac(config: Config) -> bool:
+    """The same where there is no role; whether Isaac Sim was started."""
     if config.env.backend != "isaaclab":
-        return
+        return False
     from trainer.simulators.isaaclab_app import start_app
 
     start_app(config)
-    context.reinstall_signals()  # AppLauncher has put its own in their place
-    context.exits_at_once = True  # closing Isaac Sim may hang, and ends the process with status 0 where it does not
+    return True
