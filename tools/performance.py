@@ -21,15 +21,15 @@ Compare figures of one file only: machines differ, and shared ones vary by a ten
 CLOSING = """\
 ## Where the time goes
 
-- A captured step of `dreamer` at 50,000 frames takes more than five times its floor. Near half of it is matrix products:
-  layers 400 wide fill the tensor cores' tiles badly, and run at about half the rate of a large square product. A third
-  is pointwise work between them, bound by memory. The rest is the recurrence, small kernels in a row that are each
-  shorter than the wait for the one before.
+- A captured step of `dreamer` at 50,000 frames takes more than five times its floor. Near half of it is matrix
+  products: layers 400 wide fill the tensor cores' tiles badly, and run at about half the rate of a large square
+  product. A third is pointwise work between them, bound by memory. The rest is the recurrence, small kernels in a row
+  that are each shorter than the wait for the one before.
 - At 10,000 frames and below it is that row of small kernels which counts: the batch hardly does.
 - `async` from a cold cache is ready to learn later than the 75 s that were aimed for. Compiling cannot begin before the
   simulator has said what it shows, and then takes most of a minute, on one core for the greater part.
-- With one GPU, simulator and learner in two processes get it in turns; that costs more than working side by side brings,
-  so `sync` is the default there. Nothing of this has been measured on two GPUs yet.
+- With one GPU, simulator and learner in two processes get it in turns; that costs more than working side by side
+  brings, so `sync` is the default there. Nothing of this has been measured on two GPUs yet.
 """
 FLOOR = """\
 The floor is the time of a step's matrix products at the rate of one large product of square matrices. The parts of a
@@ -132,7 +132,8 @@ def _replay(result: Mapping[str, Any]) -> str:
 
 
 def _pipeline(result: Mapping[str, Any]) -> str:
-    header = ("layout", "optimiser steps/s", "frames/s", "captured after, s", "of that compiling, s", "learning after, s")
+    times = ("captured after, s", "of that compiling, s", "learning after, s")
+    header = ("layout", "optimiser steps/s", "frames/s", *times)
     rows = []
     for figure in result["figures"]:
         captured, compiling = figure["captured_s"], figure.get("compiling_s")
