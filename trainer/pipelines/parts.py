@@ -88,7 +88,7 @@ def make_learner(config: Config, agent: Agent, replay: Replay, device: torch.dev
 
 
 def make_collector(
-    config: Config, simulator: Simulator, agent: Agent, device: torch.device, recorder: Recorder | None
+    config: Config, simulator: Simulator, agent: Agent, device: torch.device, recorder: Recorder | None = None
 ) -> Collector:
     """The collector of a simulator, which it resets; on a GPU its policy step is captured."""
     collector = Collector(
