@@ -126,7 +126,7 @@ def test_what_may_have_been_submitted_is_not_cancelled_before_that_is_known(proj
         through(sshd, proxy.port)
         project.run("submit", write(project, "counted"))
         whole = proxy.passed
-    with CuttingProxy(sshd.port, budget=whole - 600) as proxy:
+    with CuttingProxy(sshd.port, budget=whole - 300) as proxy:
         through(sshd, proxy.port)
         project.run("submit", write(project, "severed"), check=3)
         cut = project.run("cancel", "severed", check=3)
