@@ -28,8 +28,6 @@ def resume(store: RunStore, record: RunRecord, settings: Sequence[str], checkpoi
         SpecError: A setting is wrong.
     """
     run_dir = RunDir(record.run_dir)
-    if record.backend == "slurm":
-        raise UsageError(f"{record.run_id}: Slurm starts the attempts of a run itself; submit the job again")
     if record.state is RunState.SUCCEEDED and not settings:
         raise UsageError(f"{record.run_id} has succeeded; give it more to do: optimization.total_optim_steps=NUMBER")
     unpack([record.run_dir])

@@ -144,14 +144,14 @@ def _together(claimed: Iterable[tuple[RunRecord, Launch]]) -> list[list[tuple[Ru
     """What is started as one: the runs of a sweep that has a place for each, and every other run by itself."""
     groups: dict[str, list[tuple[RunRecord, Launch]]] = defaultdict(list)
     for record, launch in claimed:
-        place = launch.request.place
+        place = launch.request.place if record.state is RunState.QUEUED else None  # what is resumed goes by itself
         groups[record.run_id if place is None else place.sweep_id].append((record, launch))
     return list(groups.values())
 
 
 def _next(backend: Backend, record: RunRecord, launch: Launch) -> Launch:
     """The launch of a run's next attempt, on the GPUs that it has."""
-    if record.attempt != 0 or record.words:
+    if record.state is RunState.REQUEUED:
         launch = backend.again(launch, record.attempt + 1, record.words)
     wanted = launch.request.gpus
     if not (wanted and isinstance(backend, GpuBackend)):

@@ -81,6 +81,15 @@ def test_all_runs_of_a_sweep_have_one_batch_script_and_one_command(tmp_path):
     assert "LONGSHORE_RUN_DIR='/scratch/my runs/run-001'" in plan.runs[1].files["setup-and-run.sh"]
 
 
+def test_a_resumed_run_is_a_job_of_its_own_with_the_same_script(tmp_path):
+    plan = planned(read_job(tmp_path, PLAIN), run_id="run", profile=SITE)
+    again = SlurmBackend.at(SITE).again(plan.runs[1].launch, 4, ["seed=7"])
+    folder = "/scratch/my runs/submissions/run-001.4"
+    own = ("--job-name=run-001", f"--output={folder}/slurm-%j.out")
+    assert again.commands == (("sbatch", "--parsable", *own, f"{folder}/job.sbatch", folder, "4", "seed=7"),)
+    assert (again.request.attempt, again.request.place) == (4, None)
+
+
 def test_secrets_stand_nowhere_in_a_batch_script(tmp_path):
     assert "WANDB_API_KEY" not in script_of(tmp_path, ISAAC)
 

@@ -11,6 +11,7 @@ import pytest
 
 from tests.orchestrator.local_runs import eventually
 from tests.services.slurm_project import FOREVER, PROFILES, SlurmProject, end, login_node, started
+from trainer.run_dir import RunDir
 
 pytestmark = [pytest.mark.services, pytest.mark.timeout(300)]
 SECRET = "hunter2-hunter2"
@@ -226,6 +227,32 @@ def test_a_sweep_is_one_array_whose_tasks_find_their_runs(project, cluster):
     for run_id, seed in zip(ids, (5, 6, 7), strict=True):
         config = (cluster.folder / "shared runs" / run_id / "config.yaml").read_text()
         assert f"seed: {seed}\n" in config
+
+
+def test_a_run_that_is_done_gets_more_to_do_and_goes_on_as_attempt_2_in_a_job_of_its_own(project, cluster):
+    run = project.submit(project.write("more", secrets="MY_SECRET"))
+    first = project.finish(run)
+    project.run("resume", run.root.name, "optimization.total_optim_steps=40")
+    found = project.finish(run)
+    assert (found["state"], found["attempt"]) == ("succeeded", 2), project.log(run)
+    assert found["handle"] != first["handle"]
+    assert "resuming from step 20" in project.log(run, 2)
+    assert run.read_summary()["optim_steps"] == 40
+    shown = cluster.run("sacct", "-X", "-n", "-P", "-o", "JobName,State", "-j", found["handle"])
+    assert shown == f"{run.root.name}|COMPLETED\n"
+    assert not (cluster.folder / "shared runs" / "submissions" / f"{run.root.name}.2" / "secrets").exists()
+
+
+def test_a_run_of_a_sweep_that_was_cancelled_in_the_queue_is_resumed_by_itself(project, cluster):
+    blocker = occupied(cluster).strip()
+    ids = project.run("submit", project.write("some", more="sweep: {seed: [1, 2]}\n")).stdout.split()
+    project.run("cancel", "--yes", *ids)
+    project.run("resume", ids[1])
+    cluster.run("scancel", blocker)
+    run = RunDir(project.home / ids[1])
+    assert project.finish(run)["state"] == "succeeded", project.log(run)
+    assert project.status(RunDir(project.home / ids[0]))["state"] == "cancelled"
+    assert "seed: 2" in (cluster.folder / "shared runs" / ids[1] / "config.yaml").read_text()
 
 
 def counting(folder, cluster, name):

@@ -11,7 +11,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import ClassVar
@@ -35,7 +35,7 @@ from orchestrator.mirror import fetch_logs, fetch_markers
 from orchestrator.profile import Profile
 from orchestrator.states import RunState
 from orchestrator.submission import Submitted, adopt, submit_once
-from orchestrator.sweep_files import COMMON, sweep_folder
+from orchestrator.sweep_files import COMMON, plan_of, sweep_folder
 from trainer.run_dir import RunDir
 
 COMMAND_TIMEOUT = 60.0  # seconds; a busy slurmctld answers late
@@ -93,10 +93,12 @@ class SlurmBackend:
         return Launch(request, (command,), batch_script=batch_script(request, self.runtime))
 
     def again(self, launch: Launch, attempt: int, words: Sequence[str]) -> Launch:
-        raise UsageError(
-            f"{launch.request.run_id}: Slurm starts the attempts of a run itself, up to retry.max; after the last one, "
-            "submit the job again"
-        )
+        """The attempts that Slurm does not start itself: of a run that is resumed, as a job of its own."""
+        request = replace(launch.request, attempt=attempt, place=None)
+        folder = folder_of(request)
+        own = (f"--job-name={request.run_id}", f"--output={folder}/slurm-%j.out")
+        script = (str(folder / BATCH_SCRIPT), str(folder), str(attempt), *words)
+        return replace(launch, request=request, commands=((*self._command("sbatch"), "--parsable", *own, *script),))
 
     def launch(self, launch: Launch, secrets: Mapping[str, str]) -> str:
         return self.launch_sweep([launch], secrets)[launch.request.run_id]
@@ -107,10 +109,13 @@ class SlurmBackend:
         self._upload(folder, launches)
         places = {launch.request.place.index if launch.request.place else 0: launch.request for launch in launches}
         size = first.place.size if first.place else 1
-        array = (array_option(tuple(places), first.place.max_parallel),) if first.place else ()
+        [command] = launches[0].commands
+        if first.place:
+            array = array_option(tuple(places), first.place.max_parallel)
+            command = (*self._command("sbatch"), "--parsable", array, str(folder / BATCH_SCRIPT))
         submitted = self._submit(
             folder,
-            (*self._command("sbatch"), "--parsable", *array, str(folder / BATCH_SCRIPT)),
+            command,
             _batch_script_of(first).read_text(encoding="utf-8"),
             [str(places[index].run_dir) if index in places else "-" for index in range(size)],
             {name: secrets[name] for name in first.secrets},
@@ -232,6 +237,10 @@ class SlurmBackend:
         uploads = list(dict.fromkeys(upload for launch in launches for upload in launch.request.uploads))
         if not uploads or self.host.run(("test", "-d", str(folder))).exit_code == 0:
             return
+        if (first := launches[0].request).attempt > 1:  # resumed: its directory there is newer than what is here
+            uploads = [upload for upload in uploads if upload.complete]
+            run_dir = RunDir(first.run_dir)
+            self.host.run(("rm", "-f", "--", str(run_dir.success), str(run_dir.stop)))
         for upload in uploads:
             if upload.complete and self.host.run(("test", "-d", str(upload.target))).exit_code != 0:
                 temporary = upload.target.with_name(f".{upload.target.name}.{time.time_ns():x}.tmp")
@@ -240,7 +249,8 @@ class SlurmBackend:
                 if moved.exit_code != 0:  # somebody else was faster
                     self.host.run(("rm", "-rf", "--", str(temporary)))
         root = folder.parents[1]
-        folders = [upload for upload in uploads if not upload.complete]
+        if not (folders := [upload for upload in uploads if not upload.complete]):
+            return
         with tempfile.TemporaryDirectory() as packed:  # in one go: each trip takes its time
             for upload in folders:
                 shutil.copytree(upload.source, Path(packed) / upload.target.relative_to(root))
@@ -275,6 +285,8 @@ class SlurmBackend:
 
 def _batch_script_of(request: LaunchRequest) -> Path:
     """The batch script on this machine."""
-    folder = request.run_dir if request.place is None else sweep_folder(request.run_dir.parent, request.place.sweep_id)
-    here = next((upload.source for upload in request.uploads if upload.target == folder), folder)
-    return here / BATCH_SCRIPT if request.place is None else here / COMMON / BATCH_SCRIPT
+    own = request.run_dir
+    packed = sweep_folder(own.parent, plan_of(request.run_id))
+    here = {upload.target: upload.source for upload in request.uploads}
+    paths = (here.get(own, own) / BATCH_SCRIPT, here.get(packed, packed) / COMMON / BATCH_SCRIPT)
+    return next((path for path in paths if path.exists()), paths[0])
