@@ -190,8 +190,8 @@ class Replay:
             ring[slots, environment] = torch.where(present, values.to(self.device, ring.dtype), kept)
 
     def state_dict(self) -> dict[str, Any]:
-        """The rows held, and the counts ever written."""
-        return {"written": list(self.written), "rings": [ring[: self._held()].cpu() for ring in self._rings()]}
+        """The rows held, as views of the ring, and the counts ever written: whoever keeps them copies them."""
+        return {"written": list(self.written), "rings": [ring[: self._held()] for ring in self._rings()]}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Take up where `state_dict` left off.

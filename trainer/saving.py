@@ -43,7 +43,7 @@ class BackgroundSaver:
 
         Args:
             step: Optimiser steps done.
-            parts: In the background copies of their tensors are written, so that training may go on.
+            parts: Copies of their tensors in main memory are written; in the background training may go on meanwhile.
             score: How good the policy is.
             compress: Names of parts to compress, in the background alone: who waits does not want that.
             background: Return before it is written.
@@ -53,12 +53,13 @@ class BackgroundSaver:
         """
         if background:
             self.wait()
-            copies = {name: _copied(part) for name, part in parts.items()}
+            copies = {name: _copied(part, own=True) for name, part in parts.items()}
             self._thread = threading.Thread(target=self._write, args=(step, copies, score, compress), name="checkpoint")
             self._thread.start()
         else:
             self._join()  # if that one failed, this one will tell
-            save(self._run_dir, step, parts, self._keep, score=score)
+            copies = {name: _copied(part, own=False) for name, part in parts.items()}
+            save(self._run_dir, step, copies, self._keep, score=score)
 
     def wait(self) -> None:
         """Until nothing is being written.
@@ -83,14 +84,23 @@ class BackgroundSaver:
             self._error = error
 
 
-def _copied(part: Any) -> Any:
-    """The same with tensors of its own, in main memory."""
+def _copied(part: Any, *, own: bool) -> Any:
+    """The same in main memory, each tensor copied once at most.
+
+    Args:
+        part: Tensors, and lists, tuples and mappings of them.
+        own: Nobody else changes them. Without, only what lies elsewhere is copied, and views of something larger, which
+            would be written with all of it.
+    """
     match part:
         case Tensor():
-            return part.detach().clone() if part.device.type == "cpu" else part.detach().cpu()
+            part = part.detach()
+            if part.device.type != "cpu":
+                return part.cpu()
+            return part.clone() if own or part.nbytes < part.untyped_storage().nbytes() else part
         case Mapping():
-            return {key: _copied(value) for key, value in part.items()}
+            return {key: _copied(value, own=own) for key, value in part.items()}
         case list() | tuple():
-            return type(part)(_copied(value) for value in part)
+            return type(part)(_copied(value, own=own) for value in part)
         case _:
             return part

@@ -34,6 +34,15 @@ def test_what_is_written_is_what_was_there_when_it_was_saved(run_dir, monkeypatc
     assert not loaded.parts["replay"]["rows"][0].any()
 
 
+@pytest.mark.parametrize("background", [True, False])
+def test_of_a_ring_that_is_not_full_only_what_it_holds_is_written(run_dir, background):
+    saver, ring = BackgroundSaver(run_dir, 1), torch.randn(1 << 20)  # 4 MiB
+    saver.save(1, {"replay": [ring[:10]]}, score=None, compress=(), background=background)
+    saver.wait()
+    assert load_latest(run_dir).parts["replay"][0].equal(ring[:10])
+    assert sum(path.stat().st_size for path in (run_dir.checkpoints / "latest").iterdir()) < 1 << 14
+
+
 def test_one_checkpoint_is_written_at_a_time(run_dir):
     saver = BackgroundSaver(run_dir, 3)
     for step in (1, 2, 3):

@@ -44,10 +44,9 @@ from trainer.pipelines.parts import (
     prepare,
     use_device,
 )
-from trainer.pipelines.progress import Mark, resume, save_progress, write_summary
+from trainer.pipelines.progress import Mark, ProgressSaver, resume, write_summary
 from trainer.role import RoleContext
 from trainer.run_dir import Phase
-from trainer.saving import BackgroundSaver
 
 log = logging.getLogger(__name__)
 
@@ -89,8 +88,7 @@ class LearningLoop:
         self._permitted = 0.0
         self._policy_version = 0  # of the weights that the newest chunk was begun with
         self._episode_return: float | None = None  # of an evaluation
-        self._saver = BackgroundSaver(context.run_dir, config.checkpoint.keep)
-        self._saved_at = time.monotonic()
+        self._saver = ProgressSaver(context.run_dir, config, self._learner, self._replay)
         self._save_asked = self._stopping = False
         self._progress, self._collector = resume(context.run_dir, self._learner, self._replay)
 
@@ -135,7 +133,7 @@ class LearningLoop:
             progress.seconds = time.monotonic() - started
             self._attend()
             self._stop_if_asked()
-            if time.monotonic() - self._saved_at >= config.checkpoint.interval and not self._saver.busy:
+            if self._saver.due:
                 self._ask_to_save()
             if self._learning_since is None and not self._missing():
                 self._learning_since, self._phase = progress.frames, Phase.TRAINING
@@ -336,16 +334,8 @@ class LearningLoop:
     def _save(self, collector: dict[str, Any] | None, *, background: bool = False) -> None:
         phase, self._phase = self._phase, Phase.SAVING
         self._beat()
-        save_progress(
-            self._saver,
-            self._config,
-            self._learner,
-            self._replay,
-            self._progress,
-            collector,
-            background=background,
-        )
-        self._saved_at, self._save_asked, self._phase = time.monotonic(), False, phase
+        self._saver.save(self._progress, collector, background=background)
+        self._save_asked, self._phase = False, phase
 
     def _placement(self) -> str:
         simulator, learner = self._simulator_device, self._device

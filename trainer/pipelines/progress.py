@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -127,41 +128,58 @@ class Mark:
         return rates
 
 
-def save_progress(
-    saver: BackgroundSaver,
-    config: Config,
-    learner: Learner,
-    replay: Replay,
-    progress: Progress,
-    collector: Any,
-    *,
-    background: bool,
-) -> None:
-    """Write a checkpoint of everything.
+class ProgressSaver:
+    """Writes checkpoints of everything that a run has come to, on an interval and whenever it is asked to.
 
     Args:
-        saver: Of the run.
-        config: `checkpoint.replay` says whether the replay is part of it.
+        run_dir: Of the run.
+        config: `checkpoint` says how often, and whether the replay is part of it.
         learner: Its weights, optimiser and step.
         replay: Its rows.
-        progress: The counts.
-        collector: `Collector.state_dict()` as of the replay's last row; None where the environments are to start anew.
-        background: Training goes on while it is written.
-
-    Raises:
-        NotFinite: The weights are spoilt; nothing was written.
-        OSError: The disk is full or not writable, for this checkpoint or the one before it.
     """
-    learnt, score = learner.state_dict(), progress.pop_score()
-    parts: dict[str, Any] = {
-        "learner": learnt,
-        "collector": collector,
-        "progress": asdict(progress),
-        "random": random_state(),
-    }
-    if config.checkpoint.replay:
-        parts["replay"] = replay.state_dict()
-    saver.save(learner.step, parts, score=score, compress=("replay",), background=background)
+
+    def __init__(self, run_dir: RunDir, config: Config, learner: Learner, replay: Replay) -> None:
+        self._config, self._learner, self._replay = config.checkpoint, learner, replay
+        self._saver = BackgroundSaver(run_dir, config.checkpoint.keep)
+        self._saved_at = time.monotonic()
+
+    @property
+    def due(self) -> bool:
+        """Whether the interval is over, and the last checkpoint written."""
+        return time.monotonic() - self._saved_at >= self._config.interval and not self._saver.busy
+
+    def save(self, progress: Progress, collector: Any, *, background: bool) -> None:
+        """Write a checkpoint.
+
+        Args:
+            progress: The counts.
+            collector: `Collector.state_dict()` as of the replay's last row; None where the environments are to start
+                anew.
+            background: Training goes on while it is written.
+
+        Raises:
+            NotFinite: The weights are spoilt; nothing was written.
+            OSError: The disk is full or not writable, for this checkpoint or the one before it.
+        """
+        learnt, score = self._learner.state_dict(), progress.pop_score()
+        parts: dict[str, Any] = {
+            "learner": learnt,
+            "collector": collector,
+            "progress": asdict(progress),
+            "random": random_state(),
+        }
+        if self._config.replay:
+            parts["replay"] = self._replay.state_dict()
+        self._saver.save(self._learner.step, parts, score=score, compress=("replay",), background=background)
+        self._saved_at = time.monotonic()
+
+    def wait(self) -> None:
+        """Until nothing is being written.
+
+        Raises:
+            OSError: What was written last could not be.
+        """
+        self._saver.wait()
 
 
 def resume(run_dir: RunDir, learner: Learner, replay: Replay) -> tuple[Progress, Any]:

@@ -23,10 +23,9 @@ from trainer.pipelines.parts import (
     prepare,
     stream_seed,
 )
-from trainer.pipelines.progress import Mark, Progress, resume, save_progress, write_summary
+from trainer.pipelines.progress import Mark, Progress, ProgressSaver, resume, write_summary
 from trainer.role import RoleContext
 from trainer.run_dir import Phase
-from trainer.saving import BackgroundSaver
 from trainer.simulators import make_simulator
 from trainer.video import make_recorder
 
@@ -55,8 +54,7 @@ class SyncPipeline:
         )
         self._collector = make_collector(config, self._simulator, self._agent, self._device, self._recorder)
         self._progress = Progress()
-        self._saver = BackgroundSaver(context.run_dir, config.checkpoint.keep)
-        self._saved_at = time.monotonic()
+        self._saver = ProgressSaver(context.run_dir, config, self._learner, self._replay)
 
     def run(self) -> None:
         """Train, evaluate and leave the summary.
@@ -170,18 +168,9 @@ class SyncPipeline:
         if self._context.should_stop:
             self._save(background=False)
             raise Stopped
-        if time.monotonic() - self._saved_at >= self._config.checkpoint.interval and not self._saver.busy:
+        if self._saver.due:
             self._save(background=True)
 
     def _save(self, *, background: bool) -> None:
         self._beat(Phase.SAVING)
-        save_progress(
-            self._saver,
-            self._config,
-            self._learner,
-            self._replay,
-            self._progress,
-            self._collector.state_dict(),
-            background=background,
-        )
-        self._saved_at = time.monotonic()
+        self._saver.save(self._progress, self._collector.state_dict(), background=background)
