@@ -16,7 +16,7 @@ LOCKS := requirements
 SCRIPTS = .ci/run $(wildcard tests/services/standin/*.sh)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-services test-torch27 chaos pictures lint bench performance results schema lock clean
+.PHONY: help demo test test-services test-torch27 chaos chaos-short pictures lint bench performance results schema lock clean
 .DELETE_ON_ERROR:
 
 help: ## This list
@@ -39,6 +39,9 @@ chaos: $(VENV)/dev.stamp ## Runs that things go wrong with: half an hour; writes
 
 pictures: $(VENV)/dev.stamp ## Take the pictures of docs/ anew; needs Chromium
 	@$(BIN)/pytest -n 0 -q -k pictures_of_the_docs tests/orchestrator/test_tables.py tests/services/test_report_browser.py --pictures
+
+chaos-short: $(VENV)/dev.stamp ## A few of them, in minutes
+	@$(BIN)/python -m tests.chaos --short
 
 lint: $(VENV)/dev.stamp ## Linters, formatting, types
 	@$(BIN)/ruff check .

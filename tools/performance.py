@@ -74,6 +74,30 @@ def _cli(result: Mapping[str, Any]) -> str:
     return table(("whole process", "median, s", "limit, s"), rows)
 
 
+def _many_runs(result: Mapping[str, Any]) -> str:
+    parts = []
+    for figure in result["figures"]:
+        rows = [
+            (
+                f"`{command['name']}`",
+                command["count"],
+                f"{command['cpu']:.2f}",
+                f"{command['median']:.1f}",
+                f"{command['slowest']:.1f}",
+                f"{command['memory_mb']:.0f}",
+            )
+            for command in figure["commands"]
+        ]
+        parts.append(
+            f"{figure['runs']:,} local runs of the {figure['trainer']} trainer, {figure['parallel']} at a time, in "
+            f"{figure['seconds']:.0f} s on a machine whose load was {figure['load']:.1f}: {figure['lost']} lost. The "
+            f"registry took {figure['registry_mb']:.1f} MB, `wait` {figure['watcher_memory_mb']:.0f} MB of memory. "
+            "Typed meanwhile, on all of them:\n\n"
+            + table(("command", "times", "of a core, s", "median, s", "slowest, s", "memory, MB"), rows)
+        )
+    return "\n\n".join(parts)
+
+
 def _learner(result: Mapping[str, Any]) -> str:
     def row(figure: Mapping[str, Any]) -> Row:
         case, rate = figure["case"], figure["steps_per_s"]["median"]
@@ -175,6 +199,7 @@ SECTIONS: Sequence[tuple[str, str, Callable[[Mapping[str, Any]], str]]] = (
     ("collection", "Collecting", _collection),
     ("replay", "The replay", _replay),
     ("cli", "The command line", _cli),
+    ("many-runs", "Many runs at once", _many_runs),
 )
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""Runs that things go wrong with: `python -m tests.chaos [--write] [PATTERN]`.
+"""Runs that things go wrong with: `python -m tests.chaos [--write] [--short] [PATTERN]`.
 
 Each fault meets a run of its own, with real processes, started and looked at by the command line. For each it is told
 which failure class was recorded, how many optimiser steps were done twice, whether anything was left running, and
-whether the registry and the learning curve are whole. `--write` writes that to docs/reliability.md.
+whether the registry and the learning curve are whole. `--write` writes that to docs/reliability.md; with a PATTERN it
+writes the lines of those faults anew and leaves the others.
 """
 
 from __future__ import annotations
@@ -15,15 +16,19 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.chaos import slurm
 from tests.chaos.faults import Fault, faults, small_disk
+from tests.chaos.slurm import Site, SlurmSubject
 from tests.chaos.subject import INTERVAL, Subject
 
 DISK = 48  # megabytes of each run's disk
+STEPS, SHORT_STEPS = 500, 200  # optimiser steps of a run
+HEADER = "| fault |"
 PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
 INTRODUCTION = """\
 # Reliability
@@ -59,16 +64,16 @@ class Finding:
     problems: tuple[str, ...]
 
 
-def examine(fault: Fault) -> Finding:
-    """Make a run, make it go wrong, and look at what is left."""
+def examine(fault: Fault, steps: int, cluster: Site | None) -> Finding:
+    """Make a run of so many optimiser steps, make it go wrong, and look at what is left."""
     with tempfile.TemporaryDirectory(prefix="chaos") as name:
         folder = Path(name)
         home = folder / "runs"
         home.mkdir()
-        mounted = os.geteuid() == 0
+        mounted = os.geteuid() == 0 and cluster is None
         if mounted:
             small_disk(home, DISK)
-        run = Subject(folder, home)
+        run = Subject(folder, home, steps) if cluster is None else SlurmSubject(folder, home, steps, site=cluster)
         try:
             return _examine(fault, run)
         except Exception:
@@ -105,13 +110,30 @@ def _examine(fault: Fault, run: Subject) -> Finding:
     return Finding(fault.name, before, len(classes), status["state"], lost, allowed, tuple(problems))
 
 
-def table(findings: Sequence[Finding]) -> str:
-    """Findings as Markdown."""
-    lines = ["| fault | attempts | recorded as | ended as | done twice |", "|---|---:|---|---|---:|"]
+def table(findings: Sequence[Finding], before: str = "") -> str:
+    """Findings as Markdown, in the place of those lines of the table `before` that are about the same faults."""
+    lines = dict(_line(line) for line in before.splitlines() if line.startswith("| ") and not line.startswith(HEADER))
     for found in findings:
         classes = ", ".join(dict.fromkeys(str(one) for one in found.classes if one)) or "–"
-        lines.append(f"| {found.fault} | {found.attempts} | {classes} | {found.state} | {found.lost} |")
-    return "\n".join(lines)
+        lines |= [_line(f"| {found.fault} | {found.attempts} | {classes} | {found.state} | {found.lost} |")]
+    return "\n".join(
+        [f"{HEADER} attempts | recorded as | ended as | done twice |", "|---|---:|---|---|---:|", *lines.values()]
+    )
+
+
+def _line(line: str) -> tuple[str, str]:
+    """A line of the table by its fault."""
+    return line.split("|")[1].strip(), line
+
+
+def _examined(chosen: Sequence[Fault], steps: int) -> Iterator[Finding]:
+    """On this machine several at a time; on the cluster one after the other, for they happen to all that is there."""
+    with ThreadPoolExecutor(max_workers=max(2, (os.cpu_count() or 2) // 2)) as pool:
+        yield from pool.map(lambda fault: examine(fault, steps, None), [f for f in chosen if not f.on_slurm])
+    if on_slurm := [fault for fault in chosen if fault.on_slurm]:
+        with slurm.site() as cluster:
+            for fault in on_slurm:
+                yield examine(fault, steps, cluster)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -119,17 +141,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pattern", nargs="?", default="")
     parser.add_argument("--write", action="store_true", help="write docs/reliability.md")
+    parser.add_argument("--short", action="store_true", help="a few faults, in short runs")
     options = parser.parse_args(arguments)
-    chosen = [fault for fault in faults() if options.pattern in fault.name]
+    known = [*faults(), *slurm.faults()]
+    chosen = [fault for fault in known if options.pattern in fault.name and (fault.short or not options.short)]
+    steps = SHORT_STEPS if options.short else STEPS
     findings = []
-    with ThreadPoolExecutor(max_workers=max(2, (os.cpu_count() or 2) // 2)) as pool:
-        for found in pool.map(examine, chosen):
-            findings.append(found)
-            print(f"{'FAIL' if found.problems else 'ok  '} {found.fault}: {found.attempts} attempts", flush=True)
-            for problem in found.problems:
-                print(f"     {problem}", flush=True)
+    for found in _examined(chosen, steps):
+        findings.append(found)
+        print(f"{'FAIL' if found.problems else 'ok  '} {found.fault}: {found.attempts} attempts", flush=True)
+        for problem in found.problems:
+            print(f"     {problem}", flush=True)
     if options.write and not any(found.problems for found in findings):
-        PAGE.write_text(f"{INTRODUCTION}\n{table(findings)}\n", encoding="utf-8")
+        before = PAGE.read_text(encoding="utf-8") if options.pattern else ""
+        PAGE.write_text(f"{INTRODUCTION}\n{table(findings, before)}\n", encoding="utf-8")
     return int(any(found.problems for found in findings))
 
 

@@ -10,6 +10,7 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from orchestrator.registry import REGISTRY
 from tests.chaos.subject import ROLES, Subject, eventually
@@ -27,6 +28,8 @@ class Fault:
         classes: Failure classes that the attempts before the last one may have, None for an end without one.
         state: How the run must end.
         loses_checkpoint: It may cost as much as two checkpoint intervals: the newest checkpoint is gone too.
+        short: Among the few that are tried with every change.
+        on_slurm: The run is one of `tests.chaos.slurm`.
     """
 
     name: str
@@ -34,6 +37,8 @@ class Fault:
     classes: frozenset[str | None] = frozenset({"crash"})
     state: str = "succeeded"
     loses_checkpoint: bool = False
+    short: bool = False
+    on_slurm: bool = False
 
 
 def kill_of(part: str, *train: str) -> Callable[[Subject], int]:
@@ -133,6 +138,30 @@ def locked_registry(run: Subject) -> int:
     return 0
 
 
+def clock_jump(seconds: int) -> Callable[[Subject], int]:
+    """The machine's clock is set: every process of the trainer sees it at once."""
+
+    def make(run: Subject) -> int:
+        clock, library = run.folder / "clock", run.folder / "clock.so"
+        subprocess.run(
+            ["cc", "-shared", "-fPIC", "-O1", "-o", library, Path(__file__).with_name("clock.c")], check=True
+        )
+        clock.write_text("0")
+        run.submit(environment={"LD_PRELOAD": str(library), "CLOCK_FILE": str(clock)})
+        run.until_step(EARLY)
+        run.until_checkpoint()
+        clock.write_text(str(seconds))
+
+        def has_jumped() -> bool:
+            status = run.run_dir.read_status()
+            return status is not None and abs(status.heartbeat - time.time() - seconds) < 60
+
+        eventually(has_jumped, "a heartbeat by the clock that was set")
+        return 0
+
+    return make
+
+
 def hanging_simulator(run: Subject) -> int:
     """A simulator that answers no more: the watchdog ends the attempt."""
     run.submit("pipeline: async")
@@ -176,17 +205,24 @@ def faults() -> list[Fault]:
     return [
         Fault("kill -9 of the trainer (sync)", kill_of(ROLES["trainer"])),
         Fault("kill -9 of the simulator (async)", kill_of(ROLES["simulator"], "pipeline: async")),
-        Fault("kill -9 of the learner (async)", kill_of(ROLES["learner"], "pipeline: async")),
+        Fault("kill -9 of the learner (async)", kill_of(ROLES["learner"], "pipeline: async"), short=True),
         Fault("kill -9 of the coordinator", kill_of("-m trainer ")),
-        Fault("kill -9 of setup-and-run.sh", kill_of_the_script, frozenset({"crash", "preempted"})),
+        Fault("kill -9 of setup-and-run.sh", kill_of_the_script, frozenset({"crash", "preempted"}), short=True),
         Fault("kill -9 of whoever waits for the run", kill_of_the_orchestrator, frozenset()),
         *(Fault(name, sigterm_at(moment), frozenset({"preempted"})) for name, moment in moments().items()),
         *(
-            Fault(f"checkpoint cut at {tenth}/10, then kill -9", truncation_at(tenth), loses_checkpoint=True)
+            Fault(
+                f"checkpoint cut at {tenth}/10, then kill -9",
+                truncation_at(tenth),
+                loses_checkpoint=True,
+                short=tenth == 5,
+            )
             for tenth in range(10)
         ),
         Fault("disk full while a checkpoint is written", full_disk),
-        Fault("registry locked for 10 s", locked_registry, frozenset()),
+        Fault("registry locked for 10 s", locked_registry, frozenset(), short=True),
+        Fault("clock set an hour forward", clock_jump(3600), frozenset(), short=True),
+        Fault("clock set an hour back", clock_jump(-3600), frozenset()),
         Fault("simulator hangs", hanging_simulator, frozenset({"stalled"})),
         Fault("trainer dies at its start, three times", death_at_start, either),
         Fault("training diverges", not_a_number, frozenset({"nan"}), state="failed"),

@@ -10,7 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,8 +29,9 @@ ROLES = {
 }
 JOB = """\
 name: subject
-backend: local
-resources: {{gpus: 0, cpus: 1{time}}}
+backend: {backend}
+resources: {{gpus: 0, cpus: 1, memory: 1G{time}}}
+environment: {environment}
 retry:
   max: 4
   on: [setup, crash, nan, out-of-memory, timeout, preempted, node-failure, stalled, lost]
@@ -59,15 +60,25 @@ class Subject:
 
     folder: Path
     home: Path
-    steps: int = 500
+    steps: int
     run_id: str = ""
+    backend: str = "local"
     _last: dict[str, Any] = field(default_factory=dict)
 
-    def submit(self, *train: str, time_limit: str | None = None) -> None:
-        """Submit the job with further settings of the trainer, `KEY: VALUE` each."""
+    def submit(self, *train: str, time_limit: str | None = None, environment: Mapping[str, str] | None = None) -> None:
+        """Submit the job with further settings of the trainer, `KEY: VALUE` each, and variables of its processes."""
         more = "".join(f"  {line}\n" for line in train)
         limit = "" if time_limit is None else f', time: "{time_limit}"'
-        (self.folder / "job.yaml").write_text(JOB.format(steps=self.steps, more=more, time=limit, INTERVAL=INTERVAL))
+        (self.folder / "job.yaml").write_text(
+            JOB.format(
+                backend=self.backend,
+                steps=self.steps,
+                more=more,
+                time=limit,
+                INTERVAL=INTERVAL,
+                environment=json.dumps(dict(environment or {})),
+            )
+        )
         self.run_id = self.command("submit", "job.yaml").stdout.strip()
 
     def command(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:

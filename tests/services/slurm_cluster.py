@@ -126,11 +126,15 @@ class SlurmCluster:
     def start_node(self, node: str) -> None:
         self._spawn("slurmd", "-D", "-N", node, "-f", f"{self.folder}/slurm.conf", name=node)
 
-    def kill_node(self, node: str) -> None:
-        """What a node does that loses its power: slurmd and everything that it had started are gone at once."""
+    def kill_daemon(self, node: str) -> None:
+        """End a node's slurmd at once; what it has started goes on."""
         process = self._running.pop(node)
         process.kill()
         process.wait()
+
+    def kill_node(self, node: str) -> None:
+        """What a node does that loses its power: slurmd and everything that it had started are gone at once."""
+        self.kill_daemon(node)
         mark = f"SLURMD_NODENAME={node}\0".encode()
         below = [entry for entry in Path("/proc").iterdir() if entry.name.isdigit() and self._is_of(entry, mark)]
         daemons = {parent for entry in below if (parent := _parent(entry)) and _name(parent) == "slurmstepd"}

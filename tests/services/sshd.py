@@ -6,6 +6,7 @@ import contextlib
 import getpass
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import threading
@@ -13,6 +14,8 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from orchestrator.processes import read_table, send
 
 CONFIG = """\
 Port {port}
@@ -99,6 +102,15 @@ class Sshd:
     def known_as(self, port: int) -> str:
         """Its line of known_hosts when it is reached through a port."""
         return f"[127.0.0.1]:{port} {(self.folder / 'host_key.pub').read_text()}"
+
+    def kill(self) -> None:
+        """End it at once, with all that it serves."""
+        assert self.process is not None
+        for entry in read_table(()):  # a process for each connection
+            if self.process.pid in (entry.pid, entry.parent, entry.session):
+                send(entry, signal.SIGKILL)
+        self.process.wait(timeout=10)
+        self.process = None
 
     def stop(self) -> None:
         if self.process is not None:
