@@ -56,8 +56,9 @@ performance: ## Write docs/performance.md anew from benchmarks/results/
 	@$(PYTHON) tools/performance.py > docs/performance.md.new
 	@mv docs/performance.md.new docs/performance.md
 
-results: $(VENV)/run.stamp ## Write docs/results.md and its curves anew from benchmarks/results/
+results: $(VENV)/run.stamp ## Write docs/results.md, its curves and docs/scaling.md anew from benchmarks/results/
 	@$(BIN)/python tools/results.py
+	@$(BIN)/python tools/scaling.py
 
 schema: $(VENV)/run.stamp ## Write schemas/job.schema.json anew
 	@$(BIN)/python orchestrate.py schema > schemas/job.schema.json.new

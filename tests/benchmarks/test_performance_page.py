@@ -15,6 +15,10 @@ def test_the_page_is_current():
 
 
 def test_every_result_has_a_place_on_the_page():
-    prefixes = [prefix for prefix, *_ in performance.SECTIONS] + ["learning", "published"]  # docs/results.md
+    prefixes = [prefix for prefix, *_ in performance.SECTIONS] + [
+        "learning",
+        "published",
+        "actors",
+    ]  # docs/results.md, docs/scaling.md
     for path in performance.RESULTS.glob("*.json"):
         assert any(path.stem == prefix or path.stem.startswith(prefix + "-") for prefix in prefixes), path.name

@@ -1,6 +1,6 @@
 """The simulators of `pipeline=ray`, as the learner sees them: one that sends chunks, and that loses some of its parts.
 
-Ray's actors rather than TorchRL's RayCollector: docs/scaling.md has both measured.
+Ray's actors rather than TorchRL's RayCollector: docs/ray.md says why.
 """
 
 from __future__ import annotations
