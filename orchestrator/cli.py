@@ -160,14 +160,19 @@ def validate(jobs: Annotated[list[Path], typer.Argument(metavar="JOB...", help="
 
 
 @app.command()
-def runs(as_json: AsJson = False) -> int:
+def runs(
+    as_json: AsJson = False,
+    disk: Annotated[
+        bool, typer.Option("--disk", help="Add what each takes on disk; looks at all of their files.")
+    ] = False,
+) -> int:
     """List the runs, the newest last."""
     if not has_runs():
         print("[]") if as_json else say(f"no runs in {home()}")
         return 0
     store = open_store()
     code = look(store)
-    _show_runs(store.list(), as_json)
+    _show_runs(store.list(), as_json, disk)
     return code
 
 
@@ -343,15 +348,21 @@ def _show_figures(records: Sequence[RunRecord]) -> int:
     return 0 if all(record.state in AS_ASKED for record in records) else 1
 
 
-def _show_runs(records: Sequence[RunRecord], as_json: bool) -> None:
-    from orchestrator.tables import heartbeat, run_to_dict, runs_table, show
+def _show_runs(records: Sequence[RunRecord], as_json: bool, disk: bool = False) -> None:
+    from orchestrator.prune import disk_use
+    from orchestrator.tables import heartbeat, run_to_dict, runs_table, show, with_disk_use
     from orchestrator.trend import trends
 
+    sizes = [disk_use(record.run_dir) for record in records] if disk else []
     if as_json:
-        print(json.dumps([run_to_dict(record) for record in records], indent=2))
-    else:
-        statuses = {record.run_id: heartbeat(record) for record in records}
-        show(runs_table(records, statuses, time.time(), trends(records) if sys.stdout.isatty() else {}))
+        used = [{"disk": size} for size in sizes] if disk else [{}] * len(records)
+        print(json.dumps([run_to_dict(record) | more for record, more in zip(records, used, strict=True)], indent=2))
+        return
+    statuses = {record.run_id: heartbeat(record) for record in records}
+    table = runs_table(records, statuses, time.time(), trends(records) if sys.stdout.isatty() else {})
+    show(with_disk_use(table, sizes) if disk else table)
+    if disk:
+        say(f"{sum(sizes) / 1e9:,.2f} GB in all")
 
 
 def _seconds(option: str, text: str) -> float:

@@ -220,6 +220,12 @@ def runs_table(
     return Table(RUNS_HEADER, tuple(rows), frozenset({4, 5, 7, 8, 9, 10, 11}), EXPENDABLE)
 
 
+def with_disk_use(table: Table, sizes: Sequence[int]) -> Table:
+    """The same with a column that says how many bytes each run takes on disk."""
+    rows = tuple((*row, f"{size / 1e6:,.1f} MB") for row, size in zip(table.rows, sizes, strict=True))
+    return Table((*table.header, "DISK"), rows, table.right | {len(table.header)}, table.expendable)
+
+
 def _eta(status: Status) -> str:
     seconds = eta(status)
     return "" if seconds is None else age(seconds)

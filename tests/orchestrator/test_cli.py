@@ -296,6 +296,18 @@ def test_runs_are_listed_with_the_newest_last_and_as_json(project):
     assert [(run["run_id"], run["state"]) for run in listed] == [(first, "failed"), (second, "succeeded")]
 
 
+def test_runs_tells_what_each_takes_on_disk(project):
+    project.run("submit", project.job(), "--follow")
+    [run_id] = [path.name for path in project.home.glob("tiny-*")]
+    before = json.loads(project.run("runs", "--disk", "--json").stdout)[0]["disk"]
+    (project.home / run_id / "checkpoint").write_bytes(os.urandom(5_000_000))
+    [row] = json.loads(project.run("runs", "--disk", "--json").stdout)
+    assert 5_000_000 <= row["disk"] - before <= 5_100_000
+    done = project.run("runs", "--disk")
+    assert re.search(r"DISK\n.* 5\.\d MB$", done.stdout.strip())
+    assert done.stderr == "0.01 GB in all\n"
+
+
 def test_a_sweep_is_waited_for_and_summed_up_as_a_whole(project):
     done = project.run("submit", project.job(more="sweep:\n  seed: [0, 1]\n"))
     members = stdout_lines(done)
