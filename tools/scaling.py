@@ -72,7 +72,7 @@ def _actors(results: Mapping[str, Result]) -> str:
     if not found:
         return (
             "`benchmarks/actors.py` measures it: frames a second of dm_control's actors up to the machine's cores,\n"
-            "what Ray costs a frame, and TorchRL's RayCollector beside them. It needs a quiet machine, and has had none.\n"
+            "what Ray costs a frame, and TorchRL's RayCollector beside them. It has had no quiet machine yet.\n"
         )
     parts = []
     for name in found:
