@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from functools import cache, cached_property
 from pathlib import Path
@@ -176,6 +176,7 @@ class _Planner:
     root: Path
     python: str
     start: Callable[[LaunchRequest], Launch]
+    _started: dict[str, Launch] = field(default_factory=dict)
 
     def run(self, member: SweepMember) -> PlannedRun:
         job = member.job
@@ -196,7 +197,7 @@ class _Planner:
                 else {"retry": job.retry.policy, "gpus": job.resources.gpus}
             ),
         )
-        launch = self.start(request)
+        launch = self.start(request) if request.place is None else replace(self._array(request), request=request)
         texts: dict[str, Callable[[], str]] = {
             _name_of("job"): lambda: job_to_yaml(job),
             _name_of("script"): lambda: render_script(self._context(job, run_dir)),
@@ -260,6 +261,12 @@ class _Planner:
             isaac=is_isaac(job),
             labels={**labels, "sweep": self.plan_id} if self.sweep else labels,
         )
+
+    def _array(self, request: LaunchRequest) -> Launch:
+        """What starts the runs of a sweep as one: the same for all of them."""
+        if (launch := self._started.get("array")) is None:
+            launch = self._started["array"] = self.start(request)
+        return launch
 
     @cached_property
     def _shared(self) -> str:

@@ -190,6 +190,27 @@ def _reference_v3(result: Mapping[str, Any]) -> str:
     return table(header, rows)
 
 
+def _slurm_array(result: Mapping[str, Any]) -> str:
+    settings = result["settings"]
+    header = (
+        f"Slurm {settings['slurm']}, submitit {settings.get('submitit', 'not')} measured",
+        "median, s",
+        "fastest, s",
+    )
+    rows = [
+        (
+            figure["name"],
+            f"{figure['median']:.2f}",
+            f"{figure['fastest']:.2f}",
+            "" if figure["limit"] is None else f"{figure['limit']:.1f}",
+            ", ".join(f"{number} {name}" for name, number in figure["commands"].items()),
+        )
+        for figure in result["figures"]
+    ]
+    note = "submitit keeps no record of runs and ships no code. The machine did other work meanwhile."
+    return table((*header, "limit, s", "Slurm's commands"), rows) + "\n\n" + note
+
+
 SECTIONS: Sequence[tuple[str, str, Callable[[Mapping[str, Any]], str]]] = (
     ("learner", "The learner alone", _learner),
     ("reference-learner", "The same with TorchRL's parts", _reference),
@@ -199,6 +220,7 @@ SECTIONS: Sequence[tuple[str, str, Callable[[Mapping[str, Any]], str]]] = (
     ("collection", "Collecting", _collection),
     ("replay", "The replay", _replay),
     ("cli", "The command line", _cli),
+    ("slurm-array", "Sweeps on Slurm", _slurm_array),
     ("many-runs", "Many runs at once", _many_runs),
 )
 
