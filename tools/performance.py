@@ -211,6 +211,40 @@ def _slurm_array(result: Mapping[str, Any]) -> str:
     return table((*header, "limit, s", "Slurm's commands"), rows) + "\n\n" + note
 
 
+def _export(result: Mapping[str, Any]) -> str:
+    def returns(figure: Mapping[str, Any], whose: str) -> str:
+        mean, error = figure[f"{whose}_return"], figure[f"{whose}_error"]
+        return "" if mean is None else f"{mean:.2f} ± {error:.2f}"
+
+    header = ("policy", "largest difference", "step, ms", "return without torch", "return of the trainer's")
+    rows = [
+        (
+            f"`{figure['name']}`",
+            f"{figure['max_difference']:.1e}",
+            f"{figure['step_ms']:.2f}",
+            returns(figure, "exported"),
+            returns(figure, "trainers"),
+        )
+        for figure in result["figures"]
+    ]
+    return table(header, rows)
+
+
+def _report(result: Mapping[str, Any]) -> str:
+    keys = {"size, MB": "megabytes", "written in, s": "written_s", "painted in, s": "painted_s"}
+    rows = [(str(figure["runs"]), *(f"{figure[key]:.1f}" for key in keys.values())) for figure in result["figures"]]
+    return table(("runs", *keys), rows)
+
+
+def _video(result: Mapping[str, Any]) -> str:
+    keys = {"filming, % of it": "filming_percent", "encoding, % of a core": "encoder_percent"}
+    rows = [
+        (f"{figure['seconds']:.0f}", str(figure["clips"]), *(f"{figure[key]:.2f}" for key in keys.values()))
+        for figure in result["figures"]
+    ]
+    return table(("collected for, s", "clips", *keys), rows)
+
+
 SECTIONS: Sequence[tuple[str, str, Callable[[Mapping[str, Any]], str]]] = (
     ("learner", "The learner alone", _learner),
     ("reference-learner", "The same with TorchRL's parts", _reference),
@@ -221,6 +255,9 @@ SECTIONS: Sequence[tuple[str, str, Callable[[Mapping[str, Any]], str]]] = (
     ("replay", "The replay", _replay),
     ("cli", "The command line", _cli),
     ("slurm-array", "Sweeps on Slurm", _slurm_array),
+    ("export", "Exported policies", _export),
+    ("report", "The page about runs", _report),
+    ("video", "Filming", _video),
     ("many-runs", "Many runs at once", _many_runs),
 )
 

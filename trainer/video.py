@@ -9,7 +9,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 
 SHARE = 0.01  # of the time of the collection that may go into clips
 CONTEXT, OPEN_LOOP = 5, 45  # rows that the world model sees, and rows that it tells from the actions alone
+FIRST_SECONDS = 10.0  # that the first clip is taken to cost, or more, as its first picture says; measured: 5
+CAUTION = 2.0  # times what the clip before took, for a machine that others have use of too
 SMALL = 128  # pixels; pictures below that are enlarged
 FRAMES_PER_S = 20.0  # where the task does not say how long a step is
 WAITING = 64  # frames on their way to ffmpeg
@@ -74,6 +76,7 @@ class Recorder:
 
     Attributes:
         frames: Collected so far, for the names of files.
+        spent: Seconds that all clips have taken so far.
     """
 
     def __init__(
@@ -92,7 +95,7 @@ class Recorder:
         self._pixels = _image_key(agent)
         self._period = simulator.control.period if simulator.control is not None else 1 / FRAMES_PER_S
         self._since: float | None = None  # when filming might first have begun
-        self._spent = 0.0  # seconds, of all clips so far
+        self.spent = 0.0  # seconds, of all clips so far
         self._estimate: float | None = None  # seconds, of one clip
         self._kind, self._forced = TRAINING, False
         self._films: list[_Film] = []  # that ffmpeg may still be busy with
@@ -121,7 +124,7 @@ class Recorder:
             self._film(observation, action, is_last)
         except Exception as error:
             self._leave_off(error)
-        self._spent += self._clock() - now
+        self.spent += self._clock() - now
 
     def end(self) -> None:
         """Finish the clip that is being filmed; later ones keep within the share of the time."""
@@ -144,7 +147,7 @@ class Recorder:
             self._imagine(clip)
         except Exception as error:
             self._leave_off(error)
-        self._spent += self._clock() - begun
+        self.spent += self._clock() - begun
 
     def _leave_off(self, error: Exception) -> None:
         self._broken = True
@@ -160,18 +163,18 @@ class Recorder:
         assert self._since is not None
         if self._kind != TRAINING:
             return self._forced
-        return self._spent + (self._estimate or 0.0) <= SHARE * (now - self._since)
+        return self.spent + (self._estimate or 0.0) <= SHARE * (now - self._since)
 
     def _film(self, observation: Mapping[str, Tensor], action: Tensor, is_last: Tensor) -> None:
         begun = self._clock()
         images = self._seen(observation)
-        if self._estimate is None:  # a frame to see what it costs; the first one loads libraries, too
-            self._estimate = (self._clock() - begun) * self._length
+        if self._estimate is None:
+            self._estimate = max(FIRST_SECONDS, (self._clock() - begun) * self._length)
             if not self._forced:
                 return
         if self._clip is None:
             name, self._forced = f"{self._kind}-{self.frames:010d}", False
-            self._clip = _Clip(name, self._open(name), self._spent)
+            self._clip = _Clip(name, self._open(name), self.spent)
         clip = self._clip
         clip.film.add(_row(images))
         if self._pixels is not None and len(clip.rows) < CONTEXT + OPEN_LOOP:
@@ -181,7 +184,7 @@ class Recorder:
         clip.frames += 1
         if clip.frames == self._length:
             self._finish()
-            self._estimate = self._spent - clip.spent_before + self._clock() - begun
+            self._estimate = CAUTION * (self.spent - clip.spent_before + self._clock() - begun)
 
     def _seen(self, observation: Mapping[str, Tensor]) -> Images:
         """Pictures `[K, H, W, 3]`: what the agent sees, else what the simulator's own camera does."""
@@ -189,30 +192,32 @@ class Recorder:
             return _bytes(observation[self._pixels][: self._count])
         return self._simulator.render(self._count)
 
-    @torch.no_grad()
     def _imagine(self, clip: _Clip) -> None:
         """Film what the world model expects after a few rows, beside what happened: truth, model, difference."""
         if self._pixels is None or len(clip.rows) < 2 * CONTEXT:
             return
-        truth, expected = self._open_loop(clip)
+        truth, expected = self._open_loop(clip.rows, clip.ends)
         film = self._open(f"{clip.name}-open-loop")
         for true, model in zip(truth, expected, strict=True):
             difference = np.abs(true.astype(np.int16) - model).astype(np.uint8)
             film.add(np.concatenate([_row(images) for images in (true, model, difference)]))
         film.close()
 
-    def _open_loop(self, clip: _Clip) -> tuple[list[Images], list[Images]]:
+    @torch.no_grad()
+    def _open_loop(
+        self, rows: Sequence[tuple[Mapping[str, Tensor], Tensor]], ends: Sequence[Tensor]
+    ) -> tuple[list[Images], list[Images]]:
         """What happened and what the world model made of it, row by row, `[K, H, W, 3]` each.
 
         It is told of the first rows what they show, and of the others the actions and where an episode began.
         """
         model, key = self._agent.world_model, self._pixels
         assert key is not None
-        generator = torch.Generator(clip.ends[0].device).manual_seed(self._seed)
+        generator = torch.Generator(ends[0].device).manual_seed(self._seed)
         networks = model.images[model.image_keys.index(key)]
         state = self._agent.initial(self._count)
         truth, expected = [], []
-        for number, ((observation, action), ended) in enumerate(zip(clip.rows, clip.ends, strict=True)):
+        for number, ((observation, action), ended) in enumerate(zip(rows, ends, strict=True)):
             noise = model.rssm.latent.draw(self._count, generator=generator)
             observed = self._agent.advance(state, action, observation, ended | (number == 0), noise)
             told = ended | (number < CONTEXT)  # a new episode cannot be foreseen

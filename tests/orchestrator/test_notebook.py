@@ -50,6 +50,13 @@ def test_the_notebook_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.Monk
     assert "MPLBACKEND" not in environments.read_text(), "the trainer has no notebook to draw in"
 
 
+def test_its_outputs_name_no_folder_of_whoever_ran_it():
+    cells = nbformat.read(NOTEBOOK, as_version=4).cells
+    assert all(cell.outputs for cell in cells[3:] if cell.cell_type == "code")
+    assert "/home/" not in NOTEBOOK.read_text()
+    assert not any(part in NOTEBOOK.read_text() for part in ("/tmp/", "/root/"))
+
+
 def test_without_pandas_the_error_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch):
     real = builtins.__import__
 
