@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -162,6 +163,16 @@ def clock_jump(seconds: int) -> Callable[[Subject], int]:
     return make
 
 
+def spoilt_simulator(run: Subject) -> int:
+    """One environment shows what is no number, for an episode."""
+    packages, mark = run.folder / "packages", run.folder / "spoilt"
+    packages.mkdir()
+    shutil.copy(Path(__file__).with_name("spoilt.py"), packages / "sitecustomize.py")
+    run.submit(environment={"PYTHONPATH": str(packages), "SPOILT_ONCE": str(mark)})
+    eventually(mark.exists, "a step that is spoilt")
+    return run.step()
+
+
 def hanging_simulator(run: Subject) -> int:
     """A simulator that answers no more: the watchdog ends the attempt."""
     run.submit("pipeline: async")
@@ -223,6 +234,7 @@ def faults() -> list[Fault]:
         Fault("registry locked for 10 s", locked_registry, frozenset(), short=True),
         Fault("clock set an hour forward", clock_jump(3600), frozenset(), short=True),
         Fault("clock set an hour back", clock_jump(-3600), frozenset()),
+        Fault("simulator returns NaN once", spoilt_simulator, frozenset({"nan"}), loses_checkpoint=True),
         Fault("simulator hangs", hanging_simulator, frozenset({"stalled"})),
         Fault("trainer dies at its start, three times", death_at_start, either),
         Fault("training diverges", not_a_number, frozenset({"nan"}), state="failed"),

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from trainer.checkpoint import load_latest
+from trainer.checkpoint import load_latest, save
 from trainer.config import compose
 from trainer.errors import ConfigError, NotFinite, Stopped
 from trainer.learner import Learner
@@ -117,6 +117,19 @@ def test_without_the_replay_in_the_checkpoint_it_is_filled_again_and_the_counts_
     lines = metrics_of(tmp_path)
     assert [line["step"] for line in lines] == [4, 8, 12, 16, 20]
     assert lines[2]["frames"] == before.parts["progress"]["frames"] + 128
+
+
+def test_what_a_simulator_has_spoilt_before_it_was_noticed_spoils_no_further_attempt(tmp_path: Path):
+    run_until_step(make_context(tmp_path, "eval.episodes=0"), 8)
+    checkpoint = load_latest(RunDir(tmp_path))
+    parts = dict(checkpoint.parts)
+    for ring in parts["replay"]["rings"]:
+        if ring.is_floating_point():
+            ring[0, 0] = float("nan")
+    save(RunDir(tmp_path), checkpoint.step, parts, 3)
+    run(make_context(tmp_path, "eval.episodes=0", attempt=2))
+    assert [line["step"] for line in metrics_of(tmp_path)] == [4, 8, 12, 16, 20]
+    assert load_latest(RunDir(tmp_path)).step == 20
 
 
 def test_a_stop_during_the_evaluation_costs_the_evaluation_alone(tmp_path: Path):

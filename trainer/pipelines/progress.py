@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from torch import Tensor
+
 from trainer.checkpoint import load_latest
 from trainer.config import Config
 from trainer.learner import Learner
@@ -18,6 +20,7 @@ from trainer.run_dir import RunDir, write_atomically
 from trainer.saving import BackgroundSaver
 
 log = logging.getLogger(__name__)
+PIECE = 1024  # rows of a replay that are looked at together: a mask of all of them would take much memory
 
 
 @dataclass
@@ -194,11 +197,28 @@ def resume(run_dir: RunDir, learner: Learner, replay: Replay) -> tuple[Progress,
     parts = checkpoint.parts
     learner.load_state_dict(parts["learner"])
     progress = Progress.of(parts["progress"])
-    if "replay" in parts:
+    # What a simulator has spoilt may lie there unseen, and would spoil this attempt too.
+    if "replay" in parts and _is_finite(parts["replay"]):
         replay.load_state_dict(parts["replay"])
+    elif "replay" in parts:
+        log.warning("the replay of step %s holds values that are not finite: it begins anew", checkpoint.step)
+    collector = parts["collector"] if _is_finite(parts["collector"]) else None
     restore_random_state(parts["random"])
     log.info("resuming from step %s, %s frames", checkpoint.step, f"{progress.frames:,}")
-    return progress, parts["collector"]
+    return progress, collector
+
+
+def _is_finite(part: Any) -> bool:
+    """Whether all floating-point tensors in a part of a checkpoint are finite."""
+    match part:
+        case Tensor() if part.is_floating_point() and part.dim():
+            return all(bool(rows.isfinite().all()) for rows in part.split(PIECE))
+        case Mapping():
+            return all(map(_is_finite, part.values()))
+        case list() | tuple():
+            return all(map(_is_finite, part))
+        case _:
+            return True
 
 
 def write_summary(

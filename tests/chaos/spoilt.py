@@ -1,0 +1,43 @@
+"""A simulator that goes wrong once: put on PYTHONPATH as sitecustomize.py, it spoils a step of the debug simulator.
+
+The file $SPOILT_ONCE says whether that has happened.
+"""
+
+from __future__ import annotations
+
+import builtins
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+MODULE = "trainer.simulators.debug"
+AT = 600  # steps of the simulator
+_import = builtins.__import__
+
+
+def _spoil(simulator: Any) -> None:
+    step, mark = simulator.step, Path(os.environ["SPOILT_ONCE"])
+    steps = 0
+
+    def spoilt(self: Any, action: Any) -> Any:
+        nonlocal steps
+        steps += 1
+        if steps == AT and not mark.exists():
+            mark.touch()
+            self._position[0] = float("nan")  # until the episode ends
+        return step(self, action)
+
+    simulator.step = spoilt
+
+
+def _imported(*arguments: Any, **words: Any) -> Any:
+    module = _import(*arguments, **words)
+    simulator = getattr(sys.modules.get(MODULE), "DebugSimulator", None)
+    if simulator is not None:
+        builtins.__import__ = _import
+        _spoil(simulator)
+    return module
+
+
+builtins.__import__ = _imported
