@@ -16,7 +16,14 @@ from test_plan import planned, read_job
 from orchestrator.backends.slurm import SlurmBackend
 from orchestrator.backends.slurm.batch_script import array_option, directive, enroot_image, warning_seconds
 from orchestrator.backends.slurm.outcomes import FAILURES, STATES, Markers, outcome
-from orchestrator.backends.slurm.queries import Entry, job_numbers, parse_sacct, parse_squeue, waiting_message
+from orchestrator.backends.slurm.queries import (
+    Entry,
+    job_numbers,
+    parse_queue,
+    parse_sacct,
+    parse_squeue,
+    waiting_message,
+)
 from orchestrator.errors import BackendError, UsageError
 from orchestrator.profile import Profile
 from orchestrator.states import FailureClass, RunState
@@ -140,6 +147,16 @@ def test_an_array_names_each_task_once(indices, limit):
     listed = parse_squeue(f"7_[{spans}]|PENDING|N/A|Resources\n")
     assert set(listed) == {f"7_{index}" for index in indices}
     assert at_once == ("" if limit is None else str(limit))
+
+
+def test_a_place_in_the_queue_counts_the_jobs_of_the_partition_and_an_array_once():
+    places = parse_queue("7|normal\n8_[0-499%4]|normal\n9|high\n8_3|normal\n10|normal\n")
+    assert places == {"7": "1 of 4 in normal", "8": "2 of 4 in normal", "10": "4 of 4 in normal", "9": "1 of 1 in high"}
+    waits = Entry("PENDING", None, "Priority", "2026-11-23T15:30:57")
+    shown = "waits in Slurm's queue: Priority, 2 of 4 in normal, start expected 2026-11-23 15:30:57"
+    assert waiting_message(waits, places["8"]) == shown
+    with pytest.raises(BackendError, match="squeue answers something else"):
+        parse_queue("slurm_load_jobs error\n")
 
 
 def test_squeue_says_what_waits_why_and_until_when():

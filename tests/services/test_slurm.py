@@ -60,7 +60,7 @@ def test_a_job_waits_is_started_trains_and_succeeds_and_everything_of_it_comes_h
     found = project.status(run)
     assert found["state"] == "queued"
     assert "waits in Slurm's queue" in found["message"]
-    assert project.state(run) == "queued"
+    eventually(lambda: ", 1 of 1 in normal" in project.status(run)["message"], 40)
     job = found["handle"]
     described = cluster.run("scontrol", "show", "job", job, "-dd")
     assert "JobName=" + run.root.name in described

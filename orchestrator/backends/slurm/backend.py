@@ -20,11 +20,14 @@ from orchestrator.backends.base import BATCH_SCRIPT, Launch, LaunchRequest, Obse
 from orchestrator.backends.slurm.batch_script import RUNTIMES, array_option, batch_script, folder_of
 from orchestrator.backends.slurm.outcomes import STATES, outcome, read_markers
 from orchestrator.backends.slurm.queries import (
+    IN_TURN,
     NO_ACCOUNTING,
+    QUEUE,
     SACCT,
     SQUEUE,
     Entry,
     job_numbers,
+    parse_queue,
     parse_sacct,
     parse_squeue,
     waiting_message,
@@ -63,7 +66,7 @@ class SlurmBackend:
     commands: Mapping[str, Sequence[str]] = field(default_factory=dict)
     _pause: float = field(default=SHORTEST_PAUSE, init=False)
     _asked: float | None = field(default=None, init=False)  # monotonic seconds
-    _seen: dict[str, Observation] = field(default_factory=dict, init=False)
+    _seen: dict[str, tuple[RunState, int | None]] = field(default_factory=dict, init=False)
 
     @classmethod
     def at(cls, profile: Profile) -> SlurmBackend:
@@ -135,13 +138,16 @@ class SlurmBackend:
         entries, complete = self._entries(list(handles))
         ended_or_running = [h for h in handles if h not in entries or STATES.get(entries[h].state) != RunState.QUEUED]
         self._fetch_markers([handles[handle] for handle in ended_or_running])
+        places = self._places([entries[handle] for handle in handles if handle in entries], len(handles))
         seen = {}
         for handle, run_dir in handles.items():
-            observation = self._observe(entries.get(handle), run_dir, complete)
+            place = places.get(handle.partition("_")[0], "")
+            observation = self._observe(entries.get(handle), run_dir, complete, place)
             if observation is not None:
                 seen[handle] = observation
-        self._pause = SHORTEST_PAUSE if seen != self._seen else min(LONGEST_PAUSE, 1.5 * self._pause)
-        self._seen, self._asked = seen, now
+        states = {handle: (observation.state, observation.attempt) for handle, observation in seen.items()}
+        self._pause = SHORTEST_PAUSE if states != self._seen else min(LONGEST_PAUSE, 1.5 * self._pause)
+        self._seen, self._asked = states, now
         return seen
 
     def cancel(self, handles: Mapping[str, Path], grace: timedelta) -> None:
@@ -178,9 +184,10 @@ class SlurmBackend:
         words = in_folder(self._there(run_dir), command, variables)
         return self.host.stream((*self._command("srun"), *step, *words))
 
-    def _observe(self, entry: Entry | None, run_dir: Path, complete: bool) -> Observation | None:
+    def _observe(self, entry: Entry | None, run_dir: Path, complete: bool, place: str) -> Observation | None:
         if entry is not None and STATES.get(entry.state) is RunState.QUEUED:
-            return Observation(RunState.QUEUED, message=waiting_message(entry))
+            in_turn = entry.reason in IN_TURN
+            return Observation(RunState.QUEUED, message=waiting_message(entry, place if in_turn else ""))
         markers = read_markers(RunDir(run_dir))
         if entry is not None and STATES.get(entry.state) in {RunState.SETTING_UP, RunState.RUNNING}:
             return Observation(RunState.RUNNING if markers.trained else RunState.SETTING_UP, attempt=markers.attempt)
@@ -200,6 +207,13 @@ class SlurmBackend:
             gone = {job: Entry("CANCELLED") for job, entry in known if STATES.get(entry.state) is RunState.QUEUED}
             return {**dict(known), **gone, **entries}, True
         return entries, any(word in done.stderr for word in NO_ACCOUNTING[:1])
+
+    def _places(self, entries: Sequence[Entry], asked: int) -> dict[str, str]:
+        """Places in the queue by job, where a job waits for its turn; two commands are enough for one look."""
+        if len(entries) < asked or not any(entry.reason in IN_TURN for entry in entries):
+            return {}
+        done = self._run(*QUEUE)
+        return parse_queue(done.stdout) if done.exit_code == 0 else {}
 
     def _active(self, handles: Sequence[str]) -> list[str]:
         """Those of some jobs that wait or run."""

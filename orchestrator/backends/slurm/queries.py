@@ -11,6 +11,9 @@ from orchestrator.errors import BackendError
 # %i: JOB, or JOB_TASK with --array. A reason is one word, or free text in parentheses that may hold anything.
 SQUEUE = ("squeue", "--me", "--array", "--noheader", "--states=all", "--format=%i|%T|%S|%r")
 SACCT = ("sacct", "--allocations", "--noheader", "--parsable2", "--format=JobID,State,ExitCode")
+# Everybody's, as far as one may see them; an array is one line.
+QUEUE = ("squeue", "--noheader", "--states=PENDING", "--sort=-p,i", "--format=%i|%P")
+IN_TURN = ("Priority", "Resources")  # reasons of what starts when its turn comes
 NO_ACCOUNTING = ("accounting storage is disabled", "slurmdbd")  # what sacct says where a cluster keeps none
 
 _JOB = re.compile(r"[0-9]+(_[0-9]+)?")
@@ -84,14 +87,38 @@ def _jobs(text: str) -> Iterator[str]:
         raise BackendError(f"Slurm names a job in a way that is not known here: {text!r}")
 
 
+def parse_queue(output: str) -> dict[str, str]:
+    """Places in the queue, `3 of 12 in normal`, by job; an array has that of its first line.
+
+    Args:
+        output: Of `squeue`, called as QUEUE says.
+
+    Raises:
+        BackendError: A line has another shape than the format asked for.
+    """
+    waiting: dict[str, list[str]] = {}
+    for line in output.splitlines():
+        job, bar, partition = line.partition("|")
+        if not bar:
+            raise BackendError(f"squeue answers something else than was asked for: {line!r}")
+        waiting.setdefault(partition, []).append(job.partition("_")[0])
+    return {
+        job: f"{place} of {len(jobs)} in {partition}"
+        for partition, jobs in waiting.items()
+        for place, job in reversed([*enumerate(jobs, 1)])
+    }
+
+
 def job_numbers(handles: Sequence[str]) -> list[str]:
     """The jobs that tasks belong to, each once."""
     return list(dict.fromkeys(handle.partition("_")[0] for handle in handles))
 
 
-def waiting_message(entry: Entry) -> str:
-    """Why a run waits, and until when."""
+def waiting_message(entry: Entry, place: str = "") -> str:
+    """Why a run waits, in which place, and until when."""
     parts = [f"waits in Slurm's queue: {entry.reason}"] if entry.reason else ["waits in Slurm's queue"]
+    if place:
+        parts.append(place)
     if entry.start:
         parts.append(f"start expected {entry.start.replace('T', ' ')}")
     return ", ".join(parts)
