@@ -91,7 +91,10 @@ def watch(
     interval: Annotated[float, typer.Option(metavar="SECONDS", min=1.0, help="Between two looks.")] = 30.0,
     notify: Annotated[
         str | None,
-        typer.Option(metavar="COMMAND", help="Run for each change, with LONGSHORE_RUN_ID, _STATE and _MESSAGE set."),
+        typer.Option(
+            metavar="COMMAND|URL",
+            help="Run for each change, with LONGSHORE_RUN_ID, _STATE and _MESSAGE set; or post them there as JSON.",
+        ),
     ] = None,
 ) -> int:
     """Look after all runs until it is interrupted: start, retry, tell. `status` does the same whenever it is called."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -73,6 +75,34 @@ def test_a_command_that_fails_or_hangs_is_told_and_no_more(
         "warning: --notify ended with exit code 3",
         "warning: --notify did not end within 0.2 s, and was ended",
     ]
+
+
+def test_an_address_gets_each_change_as_json(capsys: pytest.CaptureFixture[str]):
+    got: list[tuple[str | None, dict[str, str]]] = []
+
+    class Receiver(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            got.append((self.headers["Content-Type"], json.loads(body)))
+            self.send_response(200 if self.path == "/hook" else 404)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    change = Event("demo-1", 1.0, RunState.RUNNING, RunState.FAILED, "loss is nan")
+    with HTTPServer(("127.0.0.1", 0), Receiver) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        notify.tell(f"{address}/hook", change)
+        notify.tell(f"{address}/elsewhere", change)
+        server.shutdown()
+    notify.tell(f"{address}/hook", change)
+    message = {"run_id": "demo-1", "state": "failed", "message": "loss is nan", "text": "demo-1 failed: loss is nan"}
+    assert got == [("application/json", message)] * 2
+    missing, gone = capsys.readouterr().err.splitlines()
+    assert missing == "warning: --notify could not post: HTTP Error 404: Not Found"
+    assert "Connection refused" in gone
 
 
 def submitted_behind_its_back(project: Project) -> str:
