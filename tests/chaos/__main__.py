@@ -34,10 +34,10 @@ INTRODUCTION = """\
 # Reliability
 
 `make chaos` writes this page. Each line is one run of the debug simulator on two cores, with real processes, submitted
-and looked at by the command line; `retry` allows four further attempts, one checkpoint is taken a second. In every
-line nothing was left running and the registry was intact; in every line but that of training which diverges, the run
-went on by itself to its end, and its curve has every point once. "Done twice" counts the optimiser steps between the
-fault and the checkpoint that the next attempt went on from.
+and looked at by the command line, the last ones on a real Slurm that is reached through SSH; `retry` allows four
+further attempts, one checkpoint is taken a second. In every line nothing was left running and the registry was intact;
+in every line but that of training which diverges, the run went on by itself to its end, and its curve has every point
+once. "Done twice" counts the optimiser steps between the fault and the checkpoint that the next attempt went on from.
 """
 
 
@@ -145,6 +145,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     known = [*faults(), *slurm.faults()]
     chosen = [fault for fault in known if options.pattern in fault.name and (fault.short or not options.short)]
+    if any(fault.on_slurm for fault in chosen) and (lacking := slurm.lacking()):
+        parser.error(f"runs on Slurm need what is not here: {lacking}; name a PATTERN that leaves them out")
     steps = SHORT_STEPS if options.short else STEPS
     findings = []
     for found in _examined(chosen, steps):

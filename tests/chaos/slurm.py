@@ -70,15 +70,14 @@ class SlurmSubject(Subject):
         return {**inherited, "env": inherited["env"] | {"HOME": str(self.place.sshd.folder / "home")}}
 
 
+def lacking() -> str:
+    """What a site needs that is not here; empty where nothing is."""
+    return "root" if os.geteuid() != 0 else ", ".join(missing())
+
+
 @contextlib.contextmanager
 def site() -> Iterator[Site]:
-    """A site of its own, for as long as it is needed.
-
-    Raises:
-        SystemExit: Something that it needs is not there.
-    """
-    if os.geteuid() != 0 or missing():
-        raise SystemExit(f"runs on Slurm need root, and these programs: {', '.join(missing()) or 'all there'}")
+    """A site of its own, for as long as it is needed."""
     cluster = SlurmCluster(Path(tempfile.mkdtemp(prefix="chaos-", dir="/var/tmp")))
     sshd = Sshd(cluster.folder / "login", {**cluster.variables, "PATH": os.environ["PATH"]})
     sshd.folder.mkdir()
