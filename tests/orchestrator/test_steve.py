@@ -212,9 +212,9 @@ def test_a_step_that_steve_refuses_is_an_error():
 
 def test_a_lost_allocation_is_a_node_failure_unless_the_run_had_ended(tmp_path):
     run = RunDir(tmp_path)
-    assert outcome(run, 1, "gone", lost=True).failure_class is FailureClass.NODE_FAILURE
+    assert outcome(run, 1, "gone", lost=FailureClass.NODE_FAILURE).failure_class is FailureClass.NODE_FAILURE
     run.write_success(1)
-    assert outcome(run, 1, "gone", lost=True).state is RunState.SUCCEEDED
+    assert outcome(run, 1, "gone", lost=FailureClass.NODE_FAILURE).state is RunState.SUCCEEDED
 
 
 def test_a_run_is_allocated_copied_set_up_trained_and_released(project):
@@ -303,6 +303,24 @@ def test_a_steve_that_answers_late_and_warns_before_the_id_is_asked_once(project
     project.run("wait", "last")
     assert len(project.calls("steve", "job")) == 1
     assert project.calls("scancel")[0][1] == project.calls("steve", "cp")[0][2] == "4712"
+
+
+@pytest.mark.parametrize(
+    ("answer", "code", "failure_class"),
+    [
+        ("RUNNING", 0, None),
+        ("COMPLETING", 0, None),
+        ("PREEMPTED", 0, "preempted"),
+        ("CANCELLED+", 0, "node-failure"),
+        ("TIMEOUT", 0, "timeout"),
+        ("", 0, "node-failure"),
+        ("", 1, None),
+    ],
+)
+def test_how_an_allocation_ended_is_what_the_state_command_says(answer, code, failure_class):
+    backend = SteveBackend(commands={"state": ["sh", "-c", f"echo {answer}; exit {code}"]})
+    end = backend._end("4711:1")
+    assert (None if end is None else end.failure_class) == failure_class
 
 
 @pytest.mark.parametrize("listed", [False, True], ids=["nothing answers", "the list of jobs says so"])

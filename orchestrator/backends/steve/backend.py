@@ -47,6 +47,26 @@ done
 ASK_TO_STOP = 'kill -TERM "$(cat -- "$1")"'
 
 
+# What `state` may say of an allocation that is over, in Slurm's words; any other one means that it stands.
+ENDED: Mapping[str, FailureClass] = {
+    "PREEMPTED": FailureClass.PREEMPTED,
+    "TIMEOUT": FailureClass.TIMEOUT,
+    "DEADLINE": FailureClass.TIMEOUT,
+    "OUT_OF_MEMORY": FailureClass.OUT_OF_MEMORY,
+    **dict.fromkeys(
+        ("NODE_FAIL", "BOOT_FAIL", "CANCELLED", "COMPLETED", "FAILED", "REVOKED"), FailureClass.NODE_FAILURE
+    ),
+}
+
+
+@dataclass(frozen=True)
+class End:
+    """How an allocation has ended."""
+
+    failure_class: FailureClass
+    reason: str
+
+
 @dataclass(frozen=True)
 class Phase:
     """How far the process on the host has come with an attempt."""
@@ -188,8 +208,8 @@ class SteveBackend:
         number = _attempt(handle)
         if phase.name == "silent":
             return self._lost(handle, run_dir, "it never took a copy")
-        if self._is_gone(handle):
-            return self._lost(handle, run_dir, "steve's cluster does not know it any more")
+        if (end := self._end(handle)) is not None:
+            return self._lost(handle, run_dir, end.reason, end.failure_class)
         if phase.name in {"unknown", "allocating", "waiting"}:
             return Observation(RunState.QUEUED, message=f"job {_job(handle)} waits for its allocation")
         if phase.name in {"copying", "setting-up", "starting"}:
@@ -224,10 +244,13 @@ class SteveBackend:
             return self._lost(handle, run_dir, reason)
         return None
 
-    def _lost(self, handle: str, run_dir: Path, reason: str) -> Observation:
+    def _lost(
+        self, handle: str, run_dir: Path, reason: str, failure_class: FailureClass = FailureClass.NODE_FAILURE
+    ) -> Observation:
         """The allocation is gone, and with it what was not pulled."""
         self._release(handle, run_dir)
-        return outcome(RunDir(run_dir), _attempt(handle), f"allocation {_job(handle)} is lost: {reason}", lost=True)
+        message = f"allocation {_job(handle)} is lost: {reason}"
+        return outcome(RunDir(run_dir), _attempt(handle), message, lost=failure_class)
 
     def _pull_sometimes(self, steps: StepHost, run_dir: Path, handle: str) -> None:
         mark = RunDir(run_dir).attempt(_attempt(handle)) / "pulled"
@@ -261,15 +284,20 @@ class SteveBackend:
         write_atomically(_released(handle, run_dir), problem)
         return f"allocation {_job(handle)} could not be released: {problem}" if problem else ""
 
-    def _is_gone(self, handle: str) -> bool:
-        """Whether the profile's `state` command, where there is one, knows the job no more.
+    def _end(self, handle: str) -> End | None:
+        """How the allocation has ended, by the profile's `state` command; None while it stands, or nobody can tell.
 
-        A command that fails says nothing, but for Slurm's way of saying that.
+        A command that fails says nothing, but for Slurm's way of saying that there is no such job.
         """
         if "state" not in self.commands:
-            return False
+            return None
         done = self.host.run(self._words("state", handle, ()), timeout=COMMAND_TIMEOUT)
-        return not done.stdout.strip() and (done.exit_code == 0 or "invalid job id" in done.stderr.lower())
+        if words := done.stdout.split():
+            failure_class = ENDED.get(words[0].rstrip("+"))
+            return None if failure_class is None else End(failure_class, f"steve's cluster says {words[0]}")
+        if done.exit_code == 0 or "invalid job id" in done.stderr.lower():
+            return End(FailureClass.NODE_FAILURE, "steve's cluster does not know it any more")
+        return None
 
     def _phases(self, handles: Mapping[str, Path]) -> dict[str, Phase]:
         if not handles:
@@ -323,14 +351,14 @@ class SteveBackend:
         return tuple(word.replace("{job_id}", _job(handle)) for word in self.commands.get(name, default))
 
 
-def outcome(run_dir: RunDir, first: int, reason: str, *, lost: bool = False) -> Observation:
+def outcome(run_dir: RunDir, first: int, reason: str, *, lost: FailureClass | None = None) -> Observation:
     """What became of an attempt, by the files that were brought here.
 
     Args:
         run_dir: Here.
         first: Attempt that the allocation began with.
         reason: What to say where they say nothing.
-        lost: The allocation is gone; it, and no failure that was followed by another attempt, is the reason.
+        lost: Why the allocation is gone; that, and no failure that was followed by another attempt, is the reason.
     """
     attempt = max([first, *run_dir.attempts()])
     code, failure = run_dir.read_exit_code(attempt), None
@@ -343,8 +371,8 @@ def outcome(run_dir: RunDir, first: int, reason: str, *, lost: bool = False) -> 
     if code == ExitCode.RESUMABLE:
         message = "stopped from outside after saving a checkpoint"
         return Observation(RunState.FAILED, FailureClass.PREEMPTED, code, message, attempt)
-    if lost:
-        return Observation(RunState.FAILED, FailureClass.NODE_FAILURE, code, reason, attempt)
+    if lost is not None:
+        return Observation(RunState.FAILED, lost, code, reason, attempt)
     failure_class = FailureClass.CRASH if run_dir.has_trained(attempt) else FailureClass.SETUP
     return Observation(RunState.FAILED, failure_class, code, reason, attempt)
 
