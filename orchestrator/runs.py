@@ -455,12 +455,8 @@ class RunStore(SweepStore):
     def _catch_up(self, record: RunRecord, attempt: int, handle: str) -> None:
         """Attempts up to the one that is seen now have begun without this side; inside a transaction."""
         for number in range(record.attempt, attempt):
-            failure = None
-            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-                failure = RunDir(record.run_dir).read_failure(number)
-            if failure is not None:
-                seen = Observation(RunState.FAILED, failure.failure_class, failure.exit_code, failure.message)
-                self._end_attempt(record.run_id, seen, failure.message)
+            seen = _left_by(RunDir(record.run_dir), number)
+            self._end_attempt(record.run_id, seen, seen.message)
             self._add_attempts({record.run_id: handle}, number + 1)
 
     def _retry_delay(self, record: RunRecord, seen: Observation) -> float | None:
@@ -537,6 +533,23 @@ def _told(seen: Observation) -> Observation:
     if seen.failure_class is not FailureClass.STOPPED:
         return seen
     return replace(seen, state=RunState.STOPPED, failure_class=None)
+
+
+def _left_by(run_dir: RunDir, number: int) -> Observation:
+    """How an attempt ended that was followed by another one before anybody asked."""
+    failure = None
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        failure = run_dir.read_failure(number)
+    if failure is not None:
+        return Observation(RunState.FAILED, failure.failure_class, failure.exit_code, failure.message)
+    code = run_dir.read_exit_code(number)
+    if code == ExitCode.RESUMABLE:
+        message = "stopped from outside after saving a checkpoint"
+        return Observation(RunState.FAILED, FailureClass.PREEMPTED, code, message)
+    if code is None:
+        message = "ended at once, without a word, and was started again"
+        return Observation(RunState.FAILED, FailureClass.NODE_FAILURE, None, message)
+    return Observation(RunState.FAILED, FailureClass.CRASH, code, f"ended with exit code {code} and without SUCCESS")
 
 
 def _how_it_stopped(seen: Observation) -> str:

@@ -14,6 +14,7 @@ from orchestrator.backends.base import Observation
 from orchestrator.errors import LongshoreError, UsageError
 from orchestrator.runs import RunStore
 from orchestrator.states import FailureClass, RunState, Verdict
+from trainer.run_dir import RunDir
 
 NETWORK = "server:/home / nfs4 rw 0 0\n"
 FAILED = Observation(RunState.FAILED, FailureClass.NAN, 1, "loss is not finite")
@@ -270,6 +271,24 @@ def test_the_attempt_keeps_how_it_ended(store: RunStore):
     assert (attempt.failure_class, attempt.exit_code, attempt.message) == (FailureClass.NAN, 1, "loss is not finite")
     assert attempt.ended is not None
     assert attempt.ended > attempt.started
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "failure_class"),
+    [(None, FailureClass.NODE_FAILURE), ("75\n", FailureClass.PREEMPTED), ("1\n", FailureClass.CRASH)],
+)
+def test_an_attempt_that_the_backend_has_followed_by_another_keeps_how_it_ended(
+    store: RunStore, exit_code: str | None, failure_class: FailureClass
+):
+    add(store)
+    start(store)
+    folder = RunDir(store.home / "demo-1").attempt(1)
+    folder.mkdir(parents=True)
+    if exit_code is not None:
+        (folder / "exit_code").write_text(exit_code)
+    store.observe({"demo-1": ("h1", Observation(RunState.RUNNING, attempt=2))})
+    first, second = store.attempts("demo-1")
+    assert (first.failure_class, second.failure_class) == (failure_class, None)
 
 
 def test_what_was_seen_of_another_attempt_or_after_the_end_changes_nothing(store: RunStore):
