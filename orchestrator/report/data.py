@@ -88,8 +88,9 @@ class RunEntry:
 
     @property
     def videos(self) -> tuple[str, ...]:
-        """Of its artefacts the newest films, which the page shows."""
-        return tuple(name for name in self.artefacts if name.endswith(".mp4"))[-VIDEOS:]
+        """Of its artefacts the newest films, which the page shows; their names say after how many frames they began."""
+        films = [name for name in self.artefacts if name.endswith(".mp4")]
+        return tuple(sorted(films, key=lambda name: ("".join(filter(str.isdigit, Path(name).stem)), name))[-VIDEOS:])
 
     @property
     def final_return(self) -> float | None:

@@ -245,6 +245,23 @@ def test_only_files_that_are_there_are_linked(report):
     assert report.runs[4].artefacts == ("metrics.jsonl", "job.yaml", "failure.json", "attempts/1/log.txt")
 
 
+def test_the_newest_films_can_be_played_and_all_are_linked(store):
+    run = store.list()[0]
+    folder = run.run_dir / "videos"
+    folder.mkdir()
+    films = [
+        f"{name}-{frames:010}{end}.mp4"
+        for name, frames in (("training", 900), ("evaluation", 2000))
+        for end in ("", "-open-loop")
+    ]
+    for film in films:
+        (folder / film).touch()
+    page = page_of(collect(store, [run], "one", NOW))
+    played = re.findall(r'<video [^>]*src="([^"]+)"', page)
+    assert played == [f"{run.run_id}/videos/{name}" for name in sorted(films) if name.startswith("evaluation")]
+    assert all(f'href="{run.run_id}/videos/{name}"' in page for name in films)
+
+
 @pytest.mark.parametrize("name", ["summary.json", "failure.json", "status.json", "metrics.jsonl", "job.yaml"])
 def test_a_damaged_file_costs_only_what_stood_in_it(store, name):
     for run in store.list():
