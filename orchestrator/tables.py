@@ -40,6 +40,7 @@ STYLES: Mapping[str, str] = {
     RunState.SUCCEEDED: "green",
     RunState.FAILED: "red",
     RunState.CANCELLED: "yellow",
+    RunState.STOPPED: "yellow",
 }
 
 

@@ -48,6 +48,8 @@ def _headline(runs: Sequence[RunEntry], states: Counter[RunState], going: int) -
         parts.append(f"{failed} failed ({', '.join(f'{count} {name}' for name, count in classes.most_common())})")
     if cancelled := states[RunState.CANCELLED]:
         parts.append(f"{cancelled} cancelled")
+    if stopped := states[RunState.STOPPED]:
+        parts.append(f"{stopped} stopped by the sweep")
     if going:
         parts.append(f"{going} not ended yet")
     return ", ".join(parts) or "No runs"

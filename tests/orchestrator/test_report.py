@@ -8,12 +8,14 @@ from html.parser import HTMLParser
 
 import pytest
 
+from orchestrator.backends.base import Observation
 from orchestrator.report.collect import collect
 from orchestrator.report.curves import METRICS, band, points_for, read_curve
 from orchestrator.report.data import Curve
 from orchestrator.report.page import render, sparkline
 from orchestrator.report.timeline import timeline
 from orchestrator.report.verdict import compact, spread, verdict
+from orchestrator.states import FailureClass, RunState
 from tests.orchestrator.command_line import REPOSITORY
 from tests.orchestrator.report_runs import SECONDS, START, make_runs
 
@@ -167,6 +169,13 @@ def test_the_verdict_on_all_is_good_and_one_run_says_its_own_state(store):
     assert verdict(collect(store, store.list()[4:5], "one", NOW)).headline == "Failed (nan): loss/total is nan"
     assert verdict(collect(store, store.list()[5:], "one", NOW)).headline == "Running"
     assert verdict(collect(store, store.list()[5:], "one", NOW)).level == "open"
+
+
+def test_runs_that_the_sweep_has_stopped_are_neither_failures_nor_still_going(tmp_path):
+    store = make_runs(tmp_path / "runs")
+    store.observe({store.list()[5].run_id: ("handle 5", Observation(RunState.FAILED, FailureClass.STOPPED, 75, "why"))})
+    made = verdict(collect(store, [store.list()[0], store.list()[5]], "two", NOW))
+    assert (made.headline, made.level) == ("1 of 2 runs succeeded, 1 stopped by the sweep", "good")
 
 
 def test_figures_are_as_short_as_they_can_be():
