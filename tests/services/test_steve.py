@@ -25,7 +25,7 @@ image: example/tool:1
 resources: {{gpus: {gpus}, time: "{time}", partition: normal}}
 secrets: [{secrets}]
 train: {{env.backend: debug, experiment: debug, optimization.total_optim_steps: {steps}, checkpoint.interval: 1}}
-retry: {{max: {retries}, on: [node-failure, timeout], backoff: 1s}}
+retry: {{max: {retries}, on: [node-failure, timeout, preempted], backoff: 1s}}
 """
 # The image's Python: what it has need not be installed, and what it trains is the real trainer.
 PYTHON = """#!/bin/sh
@@ -84,7 +84,7 @@ def project(tmp_path_factory, cluster, steve):
     home = {"HOME": str(sshd.folder / "home"), "MY_SECRET": SECRET, "PATH": "/nowhere"}
     project = SteveProject(folder / "laptop", home)
     assume = {"folder": str(steve / "container"), "staging": str(steve / "staging"), "pull": "2s", "lost": "5s"}
-    state = ["squeue", "--noheader", "--format=%T", "--jobs={job_id}"]
+    state = ["squeue", "--noheader", "--states=all", "--format=%T", "--jobs={job_id}"]
     far = {"host": sshd.target, "key": str(sshd.key), "steve": {"assume": assume, "commands": {"state": state}}}
     profiles = {
         "far": far,
@@ -123,6 +123,13 @@ def refused_step(cluster, steve, job):
     done = subprocess.run(words, env=variables, capture_output=True, text=True)
     assert done.returncode == 1
     return done.stderr
+
+
+def test_the_site_is_well(project):
+    done = project.run("doctor", project.write("well"), "--json")
+    found = {one["check"]: one for one in json.loads(done.stdout)}
+    assert found["steve"]["message"] == "it is there, and tells no version"
+    assert {found[name]["outcome"] for name in ("ssh", "clock", "disk", "steve")} == {"OK"}
 
 
 def test_a_job_waits_is_set_up_trains_and_succeeds_and_everything_of_it_comes_here(project, cluster, steve):
@@ -198,6 +205,19 @@ def test_a_node_that_dies_is_a_node_failure_and_the_run_goes_on_elsewhere(projec
         project.run("cancel", run.root.name, "--grace", "60s", timeout=100)
     finally:
         cluster.start_node(node)
+
+
+def test_a_higher_partition_takes_the_nodes_and_the_run_is_preempted_and_goes_on(project, cluster):
+    run = project.submit(project.write("preempted", steps=FOREVER, retries=1))
+    project.trains(run)
+    eventually(lambda: project.status(run) and (run.checkpoints / "latest").exists(), 60)
+    wrap = "--wrap=sleep 5"
+    cluster.run("sbatch", "--partition=high", "-N2", "--gres=gpu:8", "--exclusive", "-o/dev/null", wrap)
+    project.trains(run, attempt=2, seconds=120)
+    assert "resuming from step" in project.log(run, 2)
+    assert [one["failure_class"] for one in project.status(run)["attempts"]] == ["preempted", None]
+    project.run("cancel", run.root.name, "--grace", "60s", timeout=100)
+    assert allocations(cluster) == []
 
 
 def test_where_steps_may_not_overlap_a_run_is_looked_at_when_it_has_ended(project, cluster, steve):
