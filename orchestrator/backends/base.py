@@ -200,7 +200,9 @@ class Backend(Protocol):
         could tell, nothing is started and its handle is returned.
 
         Raises:
-            BackendError: It could not be started, and was not.
+            UnclearStart: It may have been started or not.
+            RefusedStart: It was refused, and no earlier call has started it unseen.
+            BackendError: It could not be started, and was not; of earlier calls that says nothing.
         """
         ...
 

@@ -159,12 +159,6 @@ class SlurmCluster:
                 process.wait()
 
     def _is_of(self, process: Path, mark: bytes) -> bool:
-        """Whether a process was started by a node of this cluster; the name of a step's own says where it is from."""
-        environment = (process / "environ").read_bytes()
-        own = f"SLURM_CONF={self.folder}/slurm.conf\0".encode()
-        return mark in environment and own in environment
-
-    def _is_of(self, process: Path, mark: bytes) -> bool:
         """Whether a process was started by a node of this cluster."""
         with contextlib.suppress(OSError):
             environment = (process / "environ").read_bytes()
