@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 # Of each page: the result, what is no figure, and how the page rounds.
-PAGES = {"export.md": "export-cpu.json", "report.md": "report-cpu.json"}
+PAGES = {"export.md": "export-cpu.json", "report.md": "report-cpu.json", "videos.md": "video-cpu.json"}
 FORMATS = ("{:.1f}", "{:.2f}", "{:.1e}")
 FIGURE = re.compile(r"(?<![\w.])\d+\.\d+(?:e-\d+)?(?![\w.])")
 CODE = re.compile(r"```.*?```|`[^`]*`", re.DOTALL)
