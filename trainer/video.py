@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trainer.agents.base import Agent
+from trainer.compilation import compile_regions
 from trainer.config import Config
 from trainer.errors import ConfigError
 from trainer.simulators.base import Simulator
@@ -196,7 +197,13 @@ class Recorder:
         """Film what the world model expects after a few rows, beside what happened: truth, model, difference."""
         if self._pixels is None or len(clip.rows) < 2 * CONTEXT:
             return
-        truth, expected = self._open_loop(clip.rows, clip.ends)
+        model = self._agent.world_model
+        compiled = model.compiled
+        compile_regions(model, False)  # these few rows have shapes of their own, which take minutes to compile for
+        try:
+            truth, expected = self._open_loop(clip.rows, clip.ends)
+        finally:
+            compile_regions(model, compiled)
         film = self._open(f"{clip.name}-open-loop")
         for true, model in zip(truth, expected, strict=True):
             difference = np.abs(true.astype(np.int16) - model).astype(np.uint8)

@@ -14,6 +14,7 @@ from tests.trainer.agents import CPU, debug_config
 from tests.trainer.test_metrics_page import ImageSimulator
 from tests.trainer.test_sync_pipeline import make_context
 from trainer.agents import make_agent
+from trainer.compilation import compile_regions
 from trainer.config import Config, compose
 from trainer.pipelines import sync_loop
 from trainer.simulators import make_simulator
@@ -147,6 +148,22 @@ def test_a_pixel_run_leaves_what_the_agent_saw_and_what_its_world_model_expected
     truth, model, difference = (told[:, row * side : (row + 1) * side].astype(int) for row in range(3))
     assert np.abs(truth - seen[: len(truth)]).mean() < 3, "the first row is what happened"
     assert np.abs(np.abs(truth - model) - difference).mean() < 6, "and the last what the model has missed"
+
+
+def test_nothing_is_compiled_for_a_few_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The learner of `pipeline=sync` has the same agent, and compiles it for batches."""
+    simulator = ImageSimulator(debug_config().env, 0, CPU)
+    agent = make_agent(debug_config().agent, simulator.observation, simulator.action)
+    compile_regions(agent)
+    monkeypatch.setattr(torch, "compile", pytest.fail)
+    recorder = Recorder(simulator, agent, tmp_path, 2, 20, 0)
+    recorder.begin("evaluation")
+    simulator.reset()
+    for _ in range(20):
+        step(simulator, recorder)
+    recorder.close()
+    assert len(list(tmp_path.glob("*-open-loop.mp4"))) == 1
+    assert agent.world_model.compiled
 
 
 def test_the_world_model_is_told_the_first_rows_and_actions_alone_afterwards(tmp_path: Path):
