@@ -38,6 +38,9 @@ and looked at by the command line, the last ones on a real Slurm that is reached
 further attempts, one checkpoint is taken a second. In every line nothing was left running and the registry was intact;
 in every line but that of training which diverges, the run went on by itself to its end, and its curve has every point
 once. "Done twice" counts the optimiser steps between the fault and the checkpoint that the next attempt went on from.
+
+What a container and its engine do to a run (killed, restarted, killed with all that runs, removed) is tried by
+tests/services/test_docker_engine.py, on a real engine.
 """
 
 
