@@ -154,7 +154,7 @@ def cluster(cores: int) -> Iterator[None]:
     """Ray on this machine."""
     path = os.pathsep.join([str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH", "")])
     variables = {"env_vars": {"PYTHONPATH": path, "MUJOCO_GL": "disable", "OMP_NUM_THREADS": "1"}}
-    ray.init(num_cpus=cores, num_gpus=0, include_dashboard=False, log_to_driver=False, runtime_env=variables)
+    ray.init("local", num_cpus=cores, num_gpus=0, include_dashboard=False, log_to_driver=False, runtime_env=variables)
     try:
         yield
     finally:

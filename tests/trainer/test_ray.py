@@ -29,7 +29,7 @@ ACTORS, ENVIRONMENTS, CHUNK = 2, 4, 64  # of experiment=debug
 def cluster() -> Iterator[None]:
     import ray
 
-    ray.init(num_cpus=ACTORS, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    ray.init("local", num_cpus=ACTORS, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     yield
     ray.shutdown()
 

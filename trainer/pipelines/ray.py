@@ -5,7 +5,10 @@ Run by the coordinator as `python -m trainer.pipelines.ray`.
 
 from __future__ import annotations
 
+import importlib.util
 import logging
+import os
+import secrets
 
 from trainer.errors import ConfigError
 from trainer.role import RoleContext, run_role
@@ -16,20 +19,19 @@ def main(context: RoleContext) -> None:
     """Entry point of the role."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     context.beat(Phase.STARTING)
-    try:
-        import ray
-    except ModuleNotFoundError:
-        raise ConfigError("pipeline: ray is not installed; pip install 'ray>=2.40'") from None
+    if importlib.util.find_spec("ray") is None:
+        raise ConfigError("pipeline: ray is not installed; pip install 'ray>=2.40'")
+    if not (context.config["pipeline"]["address"] or os.environ.get("RAY_ADDRESS")):
+        # Of the cluster that will be made: who has it may run anything there. Ray reads it when it is imported.
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     import torch
 
-    from trainer.pipelines.ray_fleet import Fleet, choose_fleet, connect
+    from trainer.pipelines.ray_fleet import Fleet, choose_fleet, connected
     from trainer.pipelines.ray_learning import RayLearningLoop
 
-    try:
-        choose_fleet(context.config, connect(context.config), torch.cuda.device_count())
+    with connected(context.config) as resources:
+        choose_fleet(context.config, resources, torch.cuda.device_count())
         RayLearningLoop(context, Fleet(context.config, context.run_dir)).run()
-    finally:
-        ray.shutdown()
 
 
 if __name__ == "__main__":

@@ -9,8 +9,8 @@ import logging
 import os
 import time
 from collections import deque
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -201,25 +201,31 @@ class Fleet:
             self._evaluate()
 
 
-def connect(config: Mapping[str, Any]) -> Mapping[str, float]:
-    """Join the cluster that the config or $RAY_ADDRESS names, or make one of this machine; returns what it has.
+@contextmanager
+def connected(config: Mapping[str, Any]) -> Iterator[Mapping[str, float]]:
+    """Join the cluster that is named, or make one of this machine.
+
+    Yields:
+        What the cluster has.
 
     Raises:
         ConfigError: There is no such cluster.
     """
     address, visible = config["pipeline"]["address"] or os.environ.get("RAY_ADDRESS"), torch.cuda.device_count()
     quiet = {"log_to_driver": False, "logging_level": logging.WARNING}
+    gpus = max(visible - 1, min(visible, 1))  # one is the learner's, where there are several
     try:
         if address:
             ray.init(address, **quiet)
         else:
-            gpus = max(visible - 1, min(visible, 1))  # one is the learner's, where there are several
-            ray.init(num_cpus=os.cpu_count(), num_gpus=gpus, include_dashboard=False, **quiet)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        raise ConfigError(
-            f"pipeline.address: no Ray cluster at {address} ({error}); ray start --head makes one"
-        ) from None
-    return ray.cluster_resources()
+            # Not any cluster that happens to run here, which is what Ray takes where nothing is said.
+            ray.init("local", num_cpus=os.cpu_count(), num_gpus=gpus, include_dashboard=False, **quiet)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ConfigError(f"pipeline.address: no Ray cluster at {address}; ray start --head ({error})") from None
+    try:
+        yield ray.cluster_resources()
+    finally:
+        ray.shutdown()
 
 
 def choose_fleet(config: dict[str, Any], resources: Mapping[str, float], visible: int) -> None:
