@@ -328,6 +328,7 @@ tries_again() {
   LONGSHORE_ATTEMPT=$((LONGSHORE_ATTEMPT + 1))
   attempt_dir="$LONGSHORE_RUN_DIR/attempts/$LONGSHORE_ATTEMPT"
   own_marks=("${run_marks[@]}" "LONGSHORE_ATTEMPT=$LONGSHORE_ATTEMPT")
+  mv -f failure.json "$previous/failure.json" # before anybody can see the next attempt
   mkdir -p "$attempt_dir"
   # By these a backend finds the attempt that this very process runs.
   for mark in pid container.json; do
@@ -338,7 +339,6 @@ tries_again() {
   if [[ /proc/self/fd/1 -ef "$previous/log.txt" ]]; then
     exec >>"$attempt_dir/log.txt" 2>&1
   fi
-  mv -f failure.json "$previous/failure.json"
 }
 
 mkdir -p "$LONGSHORE_RUN_DIR"
