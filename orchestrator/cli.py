@@ -18,14 +18,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator import (
-    container_commands,
-    doctor_command,
-    export_command,
-    reach_commands,
-    report_command,
-    upkeep_commands,
-)
+from orchestrator.commands import containers, doctor, export, reach, report, upkeep
 from orchestrator.completion import RunRef, RunRefs
 from orchestrator.errors import LongshoreError, Problem, SpecError, UsageError
 from orchestrator.surroundings import (
@@ -269,16 +262,16 @@ def cancel(
     return 0
 
 
-app.command()(container_commands.shell)
-app.command()(report_command.report)
-app.command()(export_command.export)
-app.command()(doctor_command.doctor)
-app.command()(reach_commands.pull)
-app.command(name="exec")(reach_commands.execute)
-app.command()(upkeep_commands.resume)
-app.command()(upkeep_commands.watch)
-app.command()(upkeep_commands.prune)
-app.add_typer(container_commands.image, name="image")
+app.command()(containers.shell)
+app.command()(report.report)
+app.command()(export.export)
+app.command()(doctor.doctor)
+app.command()(reach.pull)
+app.command(name="exec")(reach.execute)
+app.command()(upkeep.resume)
+app.command()(upkeep.watch)
+app.command()(upkeep.prune)
+app.add_typer(containers.image, name="image")
 
 
 @app.command()
@@ -289,7 +282,7 @@ def tasks(
     """List the tasks that the simulators know."""
     from fnmatch import fnmatchcase
 
-    from orchestrator.tasks import simulators
+    from orchestrator.jobfile.tasks import simulators
 
     known = [task for simulator in simulators().values() for task in simulator.tasks.values()]
     glob = (pattern or "").lower()
@@ -366,7 +359,7 @@ def _show_runs(records: Sequence[RunRecord], as_json: bool, disk: bool = False) 
 
 
 def _seconds(option: str, text: str) -> float:
-    from orchestrator.quantities import duration_seconds
+    from orchestrator.jobfile.quantities import duration_seconds
 
     try:
         return duration_seconds(text)

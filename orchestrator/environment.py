@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.backends.steve.commands import GIVEN
-from orchestrator.job import GitSource, PackageSource, PathSource, Setup
+from orchestrator.jobfile.job import GitSource, PackageSource, PathSource, Setup
+from orchestrator.jobfile.tasks import simulator_of
 from orchestrator.profile import Profile
 from orchestrator.retry import IN_PLACE, RetryPolicy
 from orchestrator.script import ContainerSetup, Install, ScriptContext
 from orchestrator.spec import JobSpec, train_arguments
-from orchestrator.tasks import simulator_of
 
 DEFAULT_SIMULATOR = "mjlab"  # of trainer/conf/config.yaml
 

@@ -1,4 +1,4 @@
-"""Where commands run and files are kept: this machine; `orchestrator.ssh` has the ones that are elsewhere."""
+"""Where commands run and files are kept: this machine; `orchestrator.remote.ssh` has the ones that are elsewhere."""
 
 from __future__ import annotations
 

@@ -9,14 +9,14 @@ from typing import Literal
 
 from pydantic import Field, StrictBool, ValidationError
 
-from orchestrator.document import plain
 from orchestrator.errors import Problem, SpecError
-from orchestrator.fields import Duration, Name, Partition, PathText, Target, Variable, VariableValue
-from orchestrator.job import Model, Mount
-from orchestrator.nodes import Entry, MappingNode, Node, ScalarNode, join_key, printable, shown
-from orchestrator.problems import to_problems, unknown_key
-from orchestrator.tasks import nearest
-from orchestrator.yaml12 import parse_file, start_of
+from orchestrator.jobfile.document import plain
+from orchestrator.jobfile.fields import Duration, Name, Partition, PathText, Target, Variable, VariableValue
+from orchestrator.jobfile.job import Model, Mount
+from orchestrator.jobfile.nodes import Entry, MappingNode, Node, ScalarNode, join_key, printable, shown
+from orchestrator.jobfile.problems import to_problems, unknown_key
+from orchestrator.jobfile.tasks import nearest
+from orchestrator.jobfile.yaml12 import parse_file, start_of
 
 BACKENDS = ("steve", "slurm", "docker", "local")
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from orchestrator.errors import UsageError
-from orchestrator.overrides import override_words
+from orchestrator.jobfile.overrides import override_words
 from orchestrator.runs import RunRecord, RunStore
 from orchestrator.spec import load_job
 from orchestrator.states import RunState

@@ -11,15 +11,15 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from orchestrator.document import COMMAND_LINE, Document, Setting, plain, settings
 from orchestrator.errors import Problem, SpecError
-from orchestrator.job import JobSpec, Mount, Origin, Resources, Retry, Setup, Sweep, Watchdog
-from orchestrator.nodes import Entry, MappingNode, Mark, Node, ScalarNode, SequenceNode, join_key
-from orchestrator.overrides import key_error, override_words
-from orchestrator.problems import to_problems
-from orchestrator.tasks import simulator_of, task_error
-from orchestrator.train_keys import TrainKeys, known_keys
-from orchestrator.yaml12 import dump, parse_file, start_of
+from orchestrator.jobfile.document import COMMAND_LINE, Document, Setting, plain, settings
+from orchestrator.jobfile.job import JobSpec, Mount, Origin, Resources, Retry, Setup, Sweep, Watchdog
+from orchestrator.jobfile.nodes import Entry, MappingNode, Mark, Node, ScalarNode, SequenceNode, join_key
+from orchestrator.jobfile.overrides import key_error, override_words
+from orchestrator.jobfile.problems import to_problems
+from orchestrator.jobfile.tasks import simulator_of, task_error
+from orchestrator.jobfile.train_keys import TrainKeys, known_keys
+from orchestrator.jobfile.yaml12 import dump, parse_file, start_of
 
 __all__ = [
     "JobSpec",

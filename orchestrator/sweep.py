@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from orchestrator.job import JobSpec
-from orchestrator.nodes import differences
-from orchestrator.overrides import TrainValue
+from orchestrator.jobfile.job import JobSpec
+from orchestrator.jobfile.nodes import differences
+from orchestrator.jobfile.overrides import TrainValue
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from shlex import quote
 from typing import TYPE_CHECKING, Any, TextIO
 
 from orchestrator.backends.base import JOB_ID
-from orchestrator.nodes import differences, printable
+from orchestrator.jobfile.nodes import differences, printable
 from orchestrator.states import RunState
 from orchestrator.trend import eta
 from trainer.run_dir import RunDir, Status

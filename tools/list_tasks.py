@@ -3,8 +3,8 @@
 Usage: .venv/bin/python tools/list_tasks.py [PYTHON]
 
 mjlab and dm_control are asked in this interpreter, Isaac Lab in PYTHON (.venv-torch27/bin/python), with stubs in
-place of Isaac Sim: see tools/isaaclab_registry.py. Written are orchestrator/tasks.json, and for the trainer, which
-must know it before Isaac Sim starts, trainer/simulators/isaaclab_tasks.py.
+place of Isaac Sim: see tools/isaaclab_registry.py. Written are orchestrator/jobfile/tasks.json, and for the trainer,
+which must know it before Isaac Sim starts, trainer/simulators/isaaclab_tasks.py.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-TASKS_FILE = ROOT / "orchestrator" / "tasks.json"
+TASKS_FILE = ROOT / "orchestrator" / "jobfile" / "tasks.json"
 CAMERA_FILE = ROOT / "trainer" / "simulators" / "isaaclab_tasks.py"
 PYTHON = ROOT / ".venv-torch27" / "bin" / "python"
 

@@ -14,7 +14,7 @@ from orchestrator.states import FailureClass, RunState
 if TYPE_CHECKING:
     from orchestrator.gpus import Gpu
     from orchestrator.hosts import Host
-    from orchestrator.job import Mount, Resources
+    from orchestrator.jobfile.job import Mount, Resources
 
 
 JOB_ID = "$JOBID"  # in a command: the id that the first one has printed

@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from orchestrator.backends.base import Launch, LaunchRequest, Observation
-from orchestrator.container import LABEL, body_of_attempt, container_body, container_name
-from orchestrator.engine import address, connected, ensure_image, explain, image_digest
+from orchestrator.docker.container import LABEL, body_of_attempt, container_body, container_name
+from orchestrator.docker.engine import address, connected, ensure_image, explain, image_digest
 from orchestrator.errors import BackendError
 from orchestrator.gpus import Gpu, of_this_machine, visible_names
 from orchestrator.states import FailureClass, RunState

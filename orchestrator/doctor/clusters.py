@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from orchestrator.backends.slurm.queries import NO_ACCOUNTING
 from orchestrator.doctor.checks import Check, Finding, failure, ok, skipped, warning
 from orchestrator.errors import BackendError
-from orchestrator.quantities import duration_seconds
+from orchestrator.jobfile.quantities import duration_seconds
 
 if TYPE_CHECKING:
     from orchestrator.doctor.site import Site

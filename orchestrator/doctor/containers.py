@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from orchestrator.docker.engine import address, connected, explain
 from orchestrator.doctor.checks import Check, Finding, failure, ok, skipped, warning
 from orchestrator.doctor.machine import SMI, driver_for
-from orchestrator.engine import address, connected, explain
 from orchestrator.environment import is_isaac
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator.engine import address
+from orchestrator.docker.engine import address
 from orchestrator.errors import BackendError
 from orchestrator.hosts import Completed, Host, LocalHost
 from orchestrator.profile import Profile
@@ -101,6 +101,6 @@ def _host(backend: str, profile: Profile, environment: Mapping[str, str]) -> Hos
         target, jump, key = (rest.rstrip("/") if scheme == "ssh" else None), None, None
     if target is None or backend == "local":
         return LocalHost()
-    from orchestrator.ssh import SshHost
+    from orchestrator.remote.ssh import SshHost
 
     return SshHost(target, jump, key)

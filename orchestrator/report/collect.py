@@ -8,15 +8,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from orchestrator.document import plain
 from orchestrator.errors import LongshoreError
+from orchestrator.jobfile.document import plain
+from orchestrator.jobfile.yaml12 import parse_file
 from orchestrator.report.curves import AXES, METRICS, band, points_for, read_curve
 from orchestrator.report.data import Difference, Group, Report, RunEntry, Segment
 from orchestrator.runs import Event, RunRecord, RunStore
 from orchestrator.states import TERMINAL, RunState
 from orchestrator.sweep_files import unpack
 from orchestrator.tables import heartbeat
-from orchestrator.yaml12 import parse_file
 from trainer.run_dir import Failure, RunDir
 
 SEED = "train.seed"

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.backends.base import Observation
+from orchestrator.jobfile.yaml12 import dump
 from orchestrator.runs import RunStore
 from orchestrator.states import FailureClass, RunState
-from orchestrator.yaml12 import dump
 from tests.orchestrator.local_runs import sweep
 from trainer.run_dir import Failure, Phase, RunDir, Status, write_atomically
 

@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from orchestrator.errors import SpecError
+from orchestrator.jobfile.yaml12 import dump
 from orchestrator.spec import load_job
-from orchestrator.yaml12 import dump
 
 LINE = re.compile(r".+:[1-9]\d*:[1-9]\d*: .+")
 TINY = "name: tiny\nbackend: local\n"

@@ -12,10 +12,10 @@ from test_plan import planned, read_job
 
 from orchestrator.backends.base import ContainerRequest, LaunchRequest
 from orchestrator.backends.docker import DockerBackend, Ended, outcome
-from orchestrator.container import container_body
-from orchestrator.engine import address, connected, explain, follow_messages, image_digest
+from orchestrator.docker.container import container_body
+from orchestrator.docker.engine import address, connected, explain, follow_messages, image_digest
 from orchestrator.errors import BackendError, UsageError
-from orchestrator.job import Mount, Resources
+from orchestrator.jobfile.job import Mount, Resources
 from orchestrator.profile import Profile
 from orchestrator.records import launch_text, parse_launch
 from orchestrator.states import FailureClass, RunState

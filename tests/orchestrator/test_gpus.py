@@ -26,7 +26,7 @@ from orchestrator.backends.docker import DockerBackend
 from orchestrator.backends.local import LocalBackend
 from orchestrator.errors import LongshoreError
 from orchestrator.gpus import Gpu, Leases, visible_gpus
-from orchestrator.job import Resources
+from orchestrator.jobfile.job import Resources
 from orchestrator.runs import RunStore
 from orchestrator.states import RunState
 from orchestrator.submit import execute

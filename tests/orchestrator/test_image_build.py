@@ -12,11 +12,11 @@ from test_docker import ISAAC
 from test_plan import planned, read_job
 
 from orchestrator.assets import containers_folder, trainer_folder
+from orchestrator.docker.images import _write_archive, build_context, default_job, default_tag
+from orchestrator.docker.shell import open_shell, shell_body
 from orchestrator.errors import LongshoreError, UsageError
-from orchestrator.images import _write_archive, build_context, default_job, default_tag
 from orchestrator.profile import Profile
 from orchestrator.script import render_script
-from orchestrator.shell import open_shell, shell_body
 from orchestrator.snapshot import snapshot_folder
 
 SITE = Profile(name="default")

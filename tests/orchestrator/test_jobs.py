@@ -9,10 +9,10 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from orchestrator.document import plain
+from orchestrator.jobfile.document import plain
+from orchestrator.jobfile.yaml12 import parse_file
 from orchestrator.spec import job_to_yaml, load_job
 from orchestrator.sweep import expand
-from orchestrator.yaml12 import parse_file
 
 ROOT = Path(__file__).resolve().parents[2]
 JOBS = sorted((ROOT / "jobs").rglob("*.yaml"))

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.quantities import duration_seconds, memory_mib
+from orchestrator.jobfile.quantities import duration_seconds, memory_mib
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from orchestrator.errors import SpecError
-from orchestrator.overrides import key_error, override_words
+from orchestrator.jobfile.overrides import key_error, override_words
+from orchestrator.jobfile.train_keys import known_keys
 from orchestrator.spec import JobSpec, check_secrets, job_schema, job_to_yaml, load_job, train_arguments
-from orchestrator.train_keys import known_keys
 
 ROOT = Path(__file__).resolve().parents[2]
 MINIMAL = "name: tiny\nbackend: local\n"

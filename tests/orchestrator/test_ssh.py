@@ -4,7 +4,7 @@ import shlex
 
 import pytest
 
-from orchestrator.ssh import forget, learn
+from orchestrator.remote.ssh import forget, learn
 
 
 @pytest.mark.parametrize(

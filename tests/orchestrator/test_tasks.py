@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import SpecError
+from orchestrator.jobfile.tasks import nearest, simulator_of, simulators, task_error
 from orchestrator.spec import load_job
-from orchestrator.tasks import nearest, simulator_of, simulators, task_error
 
 
 def test_the_lists_say_which_release_they_are_of():

@@ -9,7 +9,7 @@ import pytest
 
 from orchestrator.errors import BackendError
 from orchestrator.hosts import LocalHost
-from orchestrator.transfer import BATCH, SMALL, File, Pulled, What, batches, parse_listing, pull
+from orchestrator.remote.transfer import BATCH, SMALL, File, Pulled, What, batches, parse_listing, pull
 
 LARGE = bytes(range(256)) * (3 * SMALL // 256)
 

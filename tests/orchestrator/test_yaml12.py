@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.document import plain
 from orchestrator.errors import SpecError
-from orchestrator.nodes import MappingNode, Mark
-from orchestrator.yaml12 import DEEPEST, LARGEST_FILE, dump, parse, parse_file
+from orchestrator.jobfile.document import plain
+from orchestrator.jobfile.nodes import MappingNode, Mark
+from orchestrator.jobfile.yaml12 import DEEPEST, LARGEST_FILE, dump, parse, parse_file
 
 START = Mark("job.yaml", 1, 1)
 

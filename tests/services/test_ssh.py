@@ -9,7 +9,7 @@ import time
 import pytest
 
 from orchestrator.errors import BackendError
-from orchestrator.ssh import SshHost
+from orchestrator.remote.ssh import SshHost
 from tests.services.sshd import CuttingProxy, Sshd, make_key
 
 pytestmark = pytest.mark.services

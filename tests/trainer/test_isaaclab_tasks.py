@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from orchestrator.tasks import simulators
+from orchestrator.jobfile.tasks import simulators
 from tests.trainer.standin import needs_isaaclab
 from trainer.config import Config, compose
 from trainer.errors import ConfigError

@@ -1,8 +1,8 @@
 """Slurm: sbatch, squeue, sacct and scancel, typed here or on a login node. A run is a job, a sweep a job array.
 
-What finds an attempt again is the submission's folder on the host (`orchestrator.submission`). Slurm itself starts the
-next attempt of a run, under the same job id: after a preemption or the loss of a node by its own decision, after the
-time limit or a failure because the batch script asks for it.
+What finds an attempt again is the submission's folder on the host (`orchestrator.remote.submission`). Slurm itself
+starts the next attempt of a run, under the same job id: after a preemption or the loss of a node by its own decision,
+after the time limit or a failure because the batch script asks for it.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from orchestrator.backends.slurm.queries import (
 )
 from orchestrator.errors import BackendError, UnclearStart, UsageError
 from orchestrator.hosts import Completed, Host, LocalHost
-from orchestrator.mirror import fetch_logs, fetch_markers
 from orchestrator.profile import Profile
+from orchestrator.remote.mirror import fetch_logs, fetch_markers
+from orchestrator.remote.submission import Submitted, adopt, submit_once
 from orchestrator.states import RunState
-from orchestrator.submission import Submitted, adopt, submit_once
 from orchestrator.sweep_files import COMMON, plan_of, sweep_folder
 from trainer.run_dir import RunDir
 
@@ -85,7 +85,7 @@ class SlurmBackend:
         elif profile.shared is None:
             raise UsageError(f"profile {profile.name}: host needs `shared`, a folder that it and every node see")
         else:
-            from orchestrator.ssh import SshHost
+            from orchestrator.remote.ssh import SshHost
 
             host = SshHost(profile.host, profile.jump, profile.key)
         return cls(host, Path(profile.shared) if profile.shared else None, runtime, profile.commands)

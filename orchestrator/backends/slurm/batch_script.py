@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
 from orchestrator.backends.base import ContainerRequest, LaunchRequest
-from orchestrator.container import CACHES, ISAAC_CACHES, STATE
+from orchestrator.docker.container import CACHES, ISAAC_CACHES, STATE
 from orchestrator.errors import UsageError
 from orchestrator.script import shell_environment
 from orchestrator.sweep_files import sweep_folder

@@ -1,8 +1,8 @@
 """steve: `job`, `cp` and `step`, typed here or on a login node. A run is an allocation of its own.
 
-What finds an attempt again is the submission's folder on the host (`orchestrator.submission`): a process of the host's
-allocates, copies, sets up and starts, and writes down how far it has come. From then on everything is asked by steps,
-one a look, and brought here. Nobody but whoever looks releases the allocation.
+What finds an attempt again is the submission's folder on the host (`orchestrator.remote.submission`): a process of the
+host's allocates, copies, sets up and starts, and writes down how far it has come. From then on everything is asked by
+steps, one a look, and brought here. Nobody but whoever looks releases the allocation.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from orchestrator.backends.steve.commands import ALLOCATE, CODE, SCRIPT, allocat
 from orchestrator.backends.steve.steps import Life, StepHost
 from orchestrator.errors import BackendError, UsageError
 from orchestrator.hosts import Host, LocalHost
-from orchestrator.mirror import fetch_logs, fetch_markers
+from orchestrator.jobfile.quantities import duration_seconds
 from orchestrator.profile import Assumptions, Profile
-from orchestrator.quantities import duration_seconds
+from orchestrator.remote.mirror import fetch_logs, fetch_markers
+from orchestrator.remote.submission import submit_once
+from orchestrator.remote.transfer import What, pull
 from orchestrator.states import FailureClass, RunState
-from orchestrator.submission import submit_once
-from orchestrator.transfer import What, pull
 from trainer.run_dir import ExitCode, RunDir, write_atomically
 
 COMMAND_TIMEOUT = 60.0  # seconds of `release` and `state`
@@ -111,7 +111,7 @@ class SteveBackend:
         if profile.host is not None:
             if assume.staging is None:
                 raise UsageError(f"profile {profile.name}: host needs assume.staging, a folder there")
-            from orchestrator.ssh import SshHost
+            from orchestrator.remote.ssh import SshHost
 
             host = SshHost(profile.host, profile.jump, profile.key)
         return cls(host, assume, Path(profile.shared) if profile.shared else None, profile.commands)

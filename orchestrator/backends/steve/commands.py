@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.backends.base import JOB_ID, LaunchRequest
 from orchestrator.errors import UsageError
-from orchestrator.job import PathSource
+from orchestrator.jobfile.job import PathSource
 from orchestrator.script import shell_environment
 
 if TYPE_CHECKING:

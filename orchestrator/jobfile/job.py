@@ -28,7 +28,8 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError
 
-from orchestrator.fields import (
+from orchestrator.halving import StopRule
+from orchestrator.jobfile.fields import (
     IMAGE_EXAMPLE,
     AnyFlagValue,
     AptPackage,
@@ -48,10 +49,9 @@ from orchestrator.fields import (
     VariableValue,
     Version,
 )
-from orchestrator.halving import StopRule
-from orchestrator.nodes import Mark, differences, shown
-from orchestrator.overrides import TrainValue, key_error, value_error
-from orchestrator.quantities import duration_seconds, memory_mib
+from orchestrator.jobfile.nodes import Mark, differences, shown
+from orchestrator.jobfile.overrides import TrainValue, key_error, value_error
+from orchestrator.jobfile.quantities import duration_seconds, memory_mib
 from orchestrator.retry import RetryPolicy
 
 Backend: TypeAlias = Literal["steve", "slurm", "docker", "local"]

@@ -9,8 +9,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from orchestrator.errors import Problem
-from orchestrator.nodes import MappingNode, Mark, Node, SequenceNode, join_key, shown
-from orchestrator.tasks import nearest
+from orchestrator.jobfile.nodes import MappingNode, Mark, Node, SequenceNode, join_key, shown
+from orchestrator.jobfile.tasks import nearest
 
 # Errors of pydantic by type: message of the value found, and of pydantic's context.
 _MESSAGES: Mapping[str, Callable[[Any, Mapping[str, Any]], str]] = {

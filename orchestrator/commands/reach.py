@@ -15,8 +15,8 @@ from orchestrator.surroundings import backend_for, existing_store, profile_files
 
 if TYPE_CHECKING:
     from orchestrator.backends.base import Place
+    from orchestrator.remote.transfer import What
     from orchestrator.runs import RunRecord
-    from orchestrator.transfer import What
 
 
 def pull(
@@ -31,7 +31,7 @@ def pull(
     """Bring what runs have written here, going on where an earlier pull broke off; prints their folders."""
     from orchestrator.backends.base import Place
     from orchestrator.hosts import LocalHost
-    from orchestrator.transfer import What
+    from orchestrator.remote.transfer import What
 
     try:
         parts = {What(name) for name in what.split(",")}
@@ -57,7 +57,7 @@ def pull(
 
 
 def _bring(record: RunRecord, place: Place, here: Path, parts: set[What]) -> None:
-    from orchestrator.transfer import pull as bring
+    from orchestrator.remote.transfer import pull as bring
 
     if sys.stderr.isatty():
         from rich.console import Console

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.nodes import MappingNode, Node, ScalarNode, SequenceNode, shown
-from orchestrator.tasks import nearest
-from orchestrator.yaml12 import parse_file
+from orchestrator.jobfile.nodes import MappingNode, Node, ScalarNode, SequenceNode, shown
+from orchestrator.jobfile.tasks import nearest
+from orchestrator.jobfile.yaml12 import parse_file
 
-CONF = Path(__file__).resolve().parents[1] / "trainer" / "conf"
+CONF = Path(__file__).resolve().parents[2] / "trainer" / "conf"
 
 
 @dataclass(frozen=True)

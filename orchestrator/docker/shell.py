@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.assets import trainer_folder
-from orchestrator.container import LABEL, SECRETS_VARIABLE
-from orchestrator.engine import address, connected, ensure_image, explain
+from orchestrator.docker.container import LABEL, SECRETS_VARIABLE
+from orchestrator.docker.engine import address, connected, ensure_image, explain
 from orchestrator.errors import LongshoreError, UsageError
 from trainer.run_dir import write_atomically
 

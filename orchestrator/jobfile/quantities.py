@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from orchestrator.nodes import shown
+from orchestrator.jobfile.nodes import shown
 
 LONGEST = 366 * 24 * 3600  # seconds; more is a slip of the keyboard
 LARGEST = 1 << 30  # MiB, 1 PiB

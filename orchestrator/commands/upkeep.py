@@ -56,8 +56,8 @@ def prune(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Remove them.")] = False,
 ) -> int:
     """List runs that could go, the oldest first; --yes removes them, from the disk and from the registry."""
+    from orchestrator.jobfile.quantities import duration_seconds, memory_mib
     from orchestrator.prune import candidates, remove
-    from orchestrator.quantities import duration_seconds, memory_mib
     from orchestrator.states import TERMINAL
 
     names = [str(known) for known in sorted(TERMINAL)]

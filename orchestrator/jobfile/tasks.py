@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 
-from orchestrator.nodes import shown
+from orchestrator.jobfile.nodes import shown
 
 TASKS_FILE = Path(__file__).with_name("tasks.json")  # written by tools/list_tasks.py
 

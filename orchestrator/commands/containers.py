@@ -23,8 +23,8 @@ Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", he
 
 def shell(job: JobFile, overrides: Overrides = None, sets: Sets = None) -> int:
     """Open a shell in a job's container, set up and with the working tree mounted."""
+    from orchestrator.docker.shell import open_shell
     from orchestrator.profile import load_profile
-    from orchestrator.shell import open_shell
     from orchestrator.snapshot import snapshot_folder
 
     spec = load(job, overrides, sets, "docker")
@@ -44,7 +44,7 @@ def build(
 ) -> int:
     """Build an image in which a job's set-up is done already; prints its tag."""
     from orchestrator.assets import trainer_folder
-    from orchestrator.images import build_image, default_job, default_tag
+    from orchestrator.docker.images import build_image, default_job, default_tag
     from orchestrator.profile import load_profile
 
     spec = default_job() if job is None else load(job, None, sets, "docker")

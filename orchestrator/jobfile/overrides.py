@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import TypeAlias
 
-from orchestrator.nodes import printable, shown
+from orchestrator.jobfile.nodes import printable, shown
 
 TrainValue: TypeAlias = bool | int | float | str | list["TrainValue"] | None
 

@@ -8,8 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import Problem, SpecError
-from orchestrator.nodes import Entry, MappingNode, Mark, Node, ScalarNode, SequenceNode, join_key, printable, shown
-from orchestrator.yaml12 import parse, read_text, start_of
+from orchestrator.jobfile.nodes import (
+    Entry,
+    MappingNode,
+    Mark,
+    Node,
+    ScalarNode,
+    SequenceNode,
+    join_key,
+    printable,
+    shown,
+)
+from orchestrator.jobfile.yaml12 import parse, read_text, start_of
 
 COMMAND_LINE = "<command line>"  # stands for the file in problems; line 1, columns count within the argument
 

@@ -20,7 +20,7 @@ import yaml
 from yaml.reader import Reader
 
 from orchestrator.errors import Problem, SpecError
-from orchestrator.nodes import (
+from orchestrator.jobfile.nodes import (
     Entry,
     MappingNode,
     Mark,

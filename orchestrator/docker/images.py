@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, TextIO
 
 from orchestrator.assets import containers_folder
-from orchestrator.engine import address, connected, ensure_image, explain, follow_messages, image_digest
+from orchestrator.docker.engine import address, connected, ensure_image, explain, follow_messages, image_digest
 from orchestrator.environment import script_context
 from orchestrator.script import ScriptContext, render_script
 

@@ -8,8 +8,8 @@ from typing import Annotated, Any, TypeAlias
 
 from pydantic import AfterValidator, Field, StrictStr, WithJsonSchema
 
-from orchestrator.nodes import shown
-from orchestrator.quantities import duration_seconds, memory_mib
+from orchestrator.jobfile.nodes import shown
+from orchestrator.jobfile.quantities import duration_seconds, memory_mib
 
 IMAGE_EXAMPLE = "nvcr.io/nvidia/isaac-lab:2.3.0"
 LONGEST_TEXT = 100_000  # characters of one text; Linux takes no longer argument or variable than 128 KiB

@@ -1,0 +1,1 @@
+"""Docker: the engine, images, containers of runs, and a shell in one."""

@@ -1,0 +1,1 @@
+"""Hosts that are reached over SSH: the connection, submissions that survive it, files both ways."""
