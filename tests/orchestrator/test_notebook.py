@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-import orchestrator
+from orchestrator import notebook
 from orchestrator.errors import LongshoreError
 
 nbclient = pytest.importorskip("nbclient")
@@ -67,13 +67,13 @@ def test_without_pandas_the_error_says_how_to_get_it(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(builtins, "__import__", without_pandas)
     with pytest.raises(LongshoreError, match=r"pip install 'longshore\[notebook\]'"):
-        orchestrator.metrics("last")
+        notebook.metrics("last")
 
 
 def test_a_run_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("LONGSHORE_HOME", str(tmp_path))
     with pytest.raises(LongshoreError, match="no run is called 'nobody'"):
-        orchestrator.status("nobody")
+        notebook.status("nobody")
 
 
 def test_importing_the_package_costs_nothing():

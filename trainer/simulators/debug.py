@@ -56,8 +56,7 @@ class DebugSimulator:
         terminal = distance > ARENA
         last = terminal | (self._age >= EPISODE_STEPS)
         reward = torch.exp(-distance)
-        if last.any():
-            self._log.add({"log": {"Episode_Termination/left_arena": terminal.sum()}})
+        self._log.add({"log": {"Episode_Termination/left_arena": terminal.sum()}})
         self._restart(last)
         return Step(self._observe(), reward.to(self._device), last.to(self._device), terminal.to(self._device))
 
