@@ -38,7 +38,8 @@ def make_loop(folder: Path, *overrides: str, attempt: int = 1) -> Any:
     from trainer.pipelines.ray_fleet import Fleet, choose_fleet
     from trainer.pipelines.ray_learning import RayLearningLoop
 
-    words = ["experiment=debug", "pipeline=ray", f"pipeline.actors={ACTORS}", f"run_dir={folder}", *overrides]
+    ring = "replay_buffer.buffer_size=16384"  # room for all that simulators send before a slow machine stops them
+    words = ["experiment=debug", "pipeline=ray", f"pipeline.actors={ACTORS}", f"run_dir={folder}", ring, *overrides]
     config = compose(words)
     choose_fleet(config, {"CPU": ACTORS}, 0)
     paths = {"outcome": str(folder / "outcome.json"), "reserve": str(folder / ".reserve")}
