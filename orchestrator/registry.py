@@ -11,10 +11,12 @@ from pathlib import Path
 from orchestrator.errors import LongshoreError
 from orchestrator.filesystem import MOUNTS, network_file_system
 from orchestrator.records import MIGRATIONS, SCHEMA, VERSION
+from orchestrator.states import TERMINAL
 
 REGISTRY = "registry.sqlite3"
 JOURNAL_TIMEOUT = 15.0  # seconds to wait for all others to let go of the file, on its first use or after a move
 BUSY_TIMEOUT = 60.0  # seconds that a writer waits for its turn; each of them holds the file for milliseconds
+ENDED = f"({', '.join(repr(str(state)) for state in sorted(TERMINAL))})"  # in SQL: the states of runs that have ended
 
 
 class Registry:

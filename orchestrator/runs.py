@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import sqlite3
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 from orchestrator.backends.base import Launch, Observation
+from orchestrator.claims import ClaimStore
 from orchestrator.errors import LongshoreError, UsageError
-from orchestrator.gpus import Gpu, Leases, Site
 from orchestrator.records import (
     Attempt,
     Event,
@@ -23,17 +23,14 @@ from orchestrator.records import (
     run_record,
 )
 from orchestrator.references import listed, match_reference
+from orchestrator.registry import ENDED
 from orchestrator.states import TERMINAL, RunState, Verdict, judge, may_follow, next_state
-from orchestrator.sweep_store import SweepStore
 from trainer.run_dir import ExitCode, FailureClass, RunDir
 
 if TYPE_CHECKING:
     from orchestrator.plan import Plan, PlannedRun
 
 __all__ = ["Attempt", "Event", "Registered", "RunRecord", "RunStore"]
-
-
-UNCLEAR = "unclear"  # claim of a run that may have been started
 
 
 @dataclass(frozen=True)
@@ -45,7 +42,7 @@ class Registered:
     verdict: Verdict
 
 
-class RunStore(SweepStore):
+class RunStore(ClaimStore):
     """The runs of one folder; their directories lie in it too."""
 
     def add_plan(
@@ -96,121 +93,12 @@ class RunStore(SweepStore):
         """The last run with a submission key."""
         return self.find_by_keys([key]).get(key)
 
-    def enqueue(self, run_ids: Iterable[str]) -> None:
-        """`submitting` becomes `queued`: they may be started now. Others stay as they are."""
-        with self._transaction():
-            now = self._clock()
-            asked = frozenset(run_ids)
-            found = self._db.execute("SELECT run_id FROM runs WHERE state = ?", (RunState.SUBMITTING,))
-            moved = [row["run_id"] for row in found if row["run_id"] in asked]
-            self._db.executemany(
-                "UPDATE runs SET state = ?, message = '', updated = ? WHERE run_id = ?",
-                [(RunState.QUEUED, now, run_id) for run_id in moved],
-            )
-            self._db.executemany(
-                "INSERT INTO events (run_id, time, old, new) VALUES (?, ?, ?, ?)",
-                [(run_id, now, RunState.SUBMITTING, RunState.QUEUED) for run_id in moved],
-            )
-
     def note(self, run_id: str, message: str) -> None:
         """Say why a run stands where it stands."""
         with self._transaction():
             self._db.execute(
                 "UPDATE runs SET message = ?, updated = ? WHERE run_id = ?", (message, self._clock(), run_id)
             )
-
-    def claim_startable(
-        self,
-        claimer: str,
-        is_gone: Callable[[str], bool],
-        gpus: Callable[[RunRecord, Launch], Sequence[Gpu]] = lambda _, __: (),
-        only: Collection[str] | None = None,
-    ) -> tuple[tuple[RunRecord, Launch], ...]:
-        """Take the queued runs that may be started now; nobody else is given them while the claimer lives.
-
-        Args:
-            claimer: Names the calling process.
-            is_gone: Whether a claimer has ended for certain; what it had claimed is given to this one.
-            gpus: GPUs that a run may be given, and that no other run of this registry then has; the same for all runs
-                of one backend and profile.
-            only: Ids of the runs to take from; None for all.
-        """
-        waiting = "state IN ('queued', 'requeued') AND handle IS NULL AND not_before <= ?"
-        now = (self._clock(),)
-        with self._explained():
-            if self._db.execute(f"SELECT 1 FROM runs WHERE {waiting} LIMIT 1", now).fetchone() is None:
-                return ()
-            first = self._db.execute(
-                f"SELECT * FROM runs WHERE {waiting} AND wanted_gpus > 0 GROUP BY backend, profile", now
-            ).fetchall()
-        # The driver may take its time; nobody should wait for the registry meanwhile.
-        pools = {_site(row): gpus(run_record(row), parse_launch(row["launch"])) for row in first}
-        with self._transaction():
-            rows = self._db.execute(
-                "SELECT runs.*, sweeps.max_parallel FROM runs LEFT JOIN sweeps USING (sweep_id) "
-                f"WHERE {waiting} ORDER BY claim IS NULL, sequence",
-                now,
-            ).fetchall()
-            busy = dict(
-                self._db.execute(
-                    "SELECT sweep_id, count(*) FROM runs WHERE sweep_id IS NOT NULL AND (state IN ('setting-up', "
-                    "'running') OR (state IN ('queued', 'requeued') AND (claim IS NOT NULL OR handle IS NOT NULL))) "
-                    "GROUP BY sweep_id"
-                ).fetchall()
-            )
-            leases = Leases(pools, self._leased_gpus())
-            taken = []
-            for row in rows:
-                if only is not None and row["run_id"] not in only:
-                    continue
-                limit, in_use = row["max_parallel"], busy.get(row["sweep_id"], 0)
-                leased = tuple(json.loads(row["leased_gpus"]))
-                if row["claim"] is None:
-                    if limit is not None and in_use >= limit:
-                        continue
-                    if (given := leases.take(_site(row), row["wanted_gpus"])) is None:
-                        continue
-                    leased = given
-                    busy[row["sweep_id"]] = in_use + 1
-                elif row["claim"] != claimer and not _is_free(row["claim"], is_gone):
-                    continue
-                retaken = row["claim"] not in {None, claimer}
-                taken.append((replace(run_record(row), gpus=leased, retaken=retaken), parse_launch(row["launch"])))
-            self._db.executemany(
-                "UPDATE runs SET claim = ?, leased_gpus = ? WHERE run_id = ?",
-                [(claimer, json.dumps(record.gpus), record.run_id) for record, _ in taken],
-            )
-        return tuple(taken)
-
-    def _leased_gpus(self) -> set[str]:
-        """GPUs of the runs that are being started or go on: nobody has to give one back."""
-        rows = self._db.execute(
-            "SELECT leased_gpus FROM runs WHERE leased_gpus != '[]' AND (claim IS NOT NULL OR handle IS NOT NULL) "
-            f"AND state NOT IN ({', '.join(repr(str(state)) for state in sorted(TERMINAL))})"
-        )
-        return {name for row in rows for name in json.loads(row["leased_gpus"])}
-
-    def give_up_start(self, run_id: str, message: str, *, unclear: bool = False) -> None:
-        """A claimed run could not be started: it goes on waiting.
-
-        Args:
-            run_id: The run.
-            message: Why.
-            unclear: It may have been started all the same, by this try or by an earlier one.
-        """
-        with self._transaction():
-            self._db.execute(
-                "UPDATE runs SET claim = ?, message = ?, updated = ? WHERE run_id = ? AND handle IS NULL",
-                (UNCLEAR if unclear else None, message, self._clock(), run_id),
-            )
-
-    def unclear(self, run_ids: Collection[str], is_gone: Callable[[str], bool]) -> list[str]:
-        """Those of some runs whose start was tried by somebody who has not seen its outcome."""
-        with self._explained():
-            rows = self._db.execute(
-                "SELECT run_id, claim FROM runs WHERE claim IS NOT NULL AND handle IS NULL"
-            ).fetchall()
-        return [row["run_id"] for row in rows if row["run_id"] in run_ids and _is_free(row["claim"], is_gone)]
 
     def started(self, run_id: str, attempt: int, handle: str, *, queues: bool = False) -> RunRecord:
         """A claimed run was started; `cancelling` or a terminal state in the answer says that its end is wanted.
@@ -339,7 +227,7 @@ class RunStore(SweepStore):
         Args:
             active: Only those that have not ended.
         """
-        where = f"WHERE state NOT IN ({', '.join(repr(str(state)) for state in sorted(TERMINAL))})" if active else ""
+        where = f"WHERE state NOT IN {ENDED}" if active else ""
         with self._explained():
             return tuple(run_record(row) for row in self._db.execute(f"SELECT * FROM runs {where} ORDER BY sequence"))
 
@@ -509,15 +397,6 @@ class RunStore(SweepStore):
 
     def _record(self, run_id: str) -> RunRecord:
         return self.records([run_id])[0]
-
-
-def _site(row: sqlite3.Row) -> Site:
-    return row["backend"], row["profile"]
-
-
-def _is_free(claim: str, is_gone: Callable[[str], bool]) -> bool:
-    """Whether a claimed run may be taken over: a backend starts an attempt once, whoever asks and however often."""
-    return claim == UNCLEAR or is_gone(claim)
 
 
 def _is_news(record: RunRecord, seen: Observation) -> bool:

@@ -6,8 +6,8 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 
 from orchestrator.halving import StopRule, as_rule
-from orchestrator.registry import Registry
-from orchestrator.states import TERMINAL, RunState
+from orchestrator.registry import ENDED, Registry
+from orchestrator.states import RunState
 
 
 class SweepStore(Registry):
@@ -17,7 +17,7 @@ class SweepStore(Registry):
         """Rules of the sweeps that have one and go on, by sweep id."""
         query = (
             "SELECT sweep_id, stop FROM sweeps WHERE stop NOTNULL AND sweep_id IN (SELECT sweep_id FROM runs "
-            f"WHERE state NOT IN ({', '.join(repr(str(state)) for state in sorted(TERMINAL))}))"
+            f"WHERE state NOT IN {ENDED})"
         )
         with self._explained():
             return {row["sweep_id"]: as_rule(json.loads(row["stop"])) for row in self._db.execute(query)}
