@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from tests.orchestrator.command_line import Project
-from tests.services.docker_engine import Engine
+from tests.services.docker_engine import running_engine
 from tests.services.standin.image import build
 
 REPOSITORY = Path(__file__).parents[2]
@@ -23,20 +22,11 @@ WHEELS += ("importlib_metadata", "zipp", "hydra-core", "tensorboard")
 @pytest.fixture(scope="session")
 def engine():
     """A running engine that has the stand-in's image."""
-    if os.geteuid() != 0:
-        pytest.skip("needs root")
-    for command in ("dockerd", "debootstrap"):
-        if shutil.which(command) is None:
-            pytest.skip(f"{command} is not installed")
     folder = os.environ.get("STANDIN_ENGINE")  # keeps the image for the next time, while the tests are worked on
-    engine = Engine(Path(folder), kept=True) if folder else Engine()
-    try:
-        engine.start()
+    with running_engine("debootstrap", folder=Path(folder) if folder else None) as engine:
         if not engine.client.images(IMAGE):
             build(engine.client, IMAGE)
         yield engine
-    finally:
-        engine.end()
 
 
 @pytest.fixture(scope="session")

@@ -7,15 +7,18 @@ death does not touch.
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import signal
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import docker
+import pytest
 
 CONTAINERD = """\
 version = 2
@@ -93,3 +96,24 @@ class Engine:
     def _spawn(self, *words: str) -> subprocess.Popen[bytes]:
         with (self.folder / "log").open("ab") as log:
             return subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+
+
+@contextlib.contextmanager
+def running_engine(*commands: str, folder: Path | None = None) -> Iterator[Engine]:
+    """A running engine; its tests are skipped where there can be none.
+
+    Args:
+        commands: That are needed besides.
+        folder: Keeps its images for the next time.
+    """
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    for command in ("dockerd", *commands):
+        if shutil.which(command) is None:
+            pytest.skip(f"{command} is not installed")
+    engine = Engine(folder, kept=True) if folder else Engine()
+    try:
+        engine.start()
+        yield engine
+    finally:
+        engine.end()

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import sys
 
 import pytest
 
 from tests.orchestrator.command_line import Project
-from tests.services.docker_engine import Engine
+from tests.services.docker_engine import running_engine
 from tests.services.slurm_project import PROFILES, SlurmProject, end, login_node, started
 
 pytestmark = [pytest.mark.services, pytest.mark.timeout(300)]
@@ -63,14 +61,8 @@ def test_a_cluster_without_pyxis_is_told_so(project):
 
 @pytest.fixture(scope="module")
 def engine():
-    if os.geteuid() != 0 or shutil.which("dockerd") is None:
-        pytest.skip("needs root and dockerd")
-    engine = Engine()
-    try:
-        engine.start()
+    with running_engine() as engine:
         yield engine
-    finally:
-        engine.end()
 
 
 def test_an_engine_without_gpus_and_without_the_image_is_told_so(engine, tmp_path):

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import io
-import os
 import re
-import shutil
 import subprocess
 import tarfile
 from pathlib import Path
@@ -14,21 +12,15 @@ import pytest
 
 from orchestrator.backends.docker import DockerBackend
 from orchestrator.errors import BackendError
-from tests.services.docker_engine import Engine
+from tests.services.docker_engine import running_engine
 
 pytestmark = [pytest.mark.services, pytest.mark.timeout(120)]
 
 
 @pytest.fixture(scope="module")
 def engine():
-    if os.geteuid() != 0 or shutil.which("dockerd") is None:
-        pytest.skip("needs root and dockerd")
-    engine = Engine()
-    try:
-        engine.start()
+    with running_engine() as engine:
         yield engine
-    finally:
-        engine.end()
 
 
 def shell_image() -> bytes:

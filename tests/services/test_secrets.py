@@ -7,7 +7,6 @@ import io
 import json
 import os
 import shlex
-import shutil
 import sys
 import tarfile
 from pathlib import Path
@@ -15,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.orchestrator.command_line import REPOSITORY
-from tests.services.docker_engine import Engine
+from tests.services.docker_engine import running_engine
 from tests.services.slurm_project import FOREVER, SlurmProject, end, started
 from tests.services.sshd import Sshd
 
@@ -53,15 +52,9 @@ def cluster():
 
 @pytest.fixture(scope="module")
 def engine():
-    if os.geteuid() != 0 or shutil.which("dockerd") is None:
-        pytest.skip("needs root and dockerd")
-    engine = Engine()
-    try:
-        engine.start()
+    with running_engine() as engine:
         engine.client.import_image_from_data(hollow_image(), repository="hollow", tag="1")
         yield engine
-    finally:
-        engine.end()
 
 
 def hollow_image() -> bytes:
