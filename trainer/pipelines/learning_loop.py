@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from trainer.compilation import load_compiler
@@ -17,6 +18,7 @@ from trainer.exchange.chunks import ChunkReader
 from trainer.exchange.slots import Filled, Freed, Offer
 from trainer.exchange.weights import WeightWriter
 from trainer.gpu_use import GpuUse
+from trainer.interface import recall_interface
 from trainer.metrics import MetricsLogger
 from trainer.pipelines import tree
 from trainer.pipelines.balance import Balance
@@ -45,8 +47,10 @@ from trainer.pipelines.parts import (
     use_device,
 )
 from trainer.pipelines.progress import Mark, ProgressSaver, resume, write_summary
+from trainer.randomness import seed_everything
 from trainer.role import RoleContext
 from trainer.run_dir import Phase
+from trainer.simulators.base import Space
 
 log = logging.getLogger(__name__)
 
@@ -72,13 +76,17 @@ class LearningLoop:
         use_device(self._device)
         log.info("%s", self._placement())
         self._phase = Phase.STARTING
+        known = None
         if compiles(config, self._device):
             load_compiler()
+            known = recall_interface(config.env)
+        if known is not None:
+            log.info("preparing for what %s showed when it ran last", config.env.name)
+            self._build(known.observation, known.action)
         hello = self._expect(Hello)
         self._max_return = hello.max_return
-        self._agent = make_agent(config, hello.observation, hello.action, self._device)
-        self._replay = make_replay(config, self._agent, hello.observation, hello.action, self._device)
-        self._learner = make_learner(config, self._agent, self._replay, self._device)
+        if known is None or (dict(known.observation), known.action) != (dict(hello.observation), hello.action):
+            self._build(hello.observation, hello.action)
         self._weights = self._weight_writer()
         self._chunks: ChunkReader | None = None  # the simulator offers them with its first one
         self._structure: Any = None  # of a chunk's tensors
@@ -91,6 +99,16 @@ class LearningLoop:
         self._saver = ProgressSaver(context.run_dir, config, self._learner, self._replay)
         self._save_asked = self._stopping = False
         self._progress, self._collector = resume(context.run_dir, self._learner, self._replay)
+
+    def _build(self, observation: Mapping[str, Space], action: int) -> None:
+        """Make agent, replay and learner, in the place of those for another simulator's spaces if there are any."""
+        for name in ("_learner", "_replay", "_agent"):
+            self.__dict__.pop(name, None)
+        gc.collect()  # they hold each other, and two replays may not fit
+        seed_everything(self._config.seed)
+        self._agent = make_agent(self._config, observation, action, self._device)
+        self._replay = make_replay(self._config, self._agent, observation, action, self._device)
+        self._learner = make_learner(self._config, self._agent, self._replay, self._device)
 
     def run(self) -> None:
         """Train, evaluate and leave the summary.

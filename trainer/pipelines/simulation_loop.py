@@ -12,7 +12,7 @@ from trainer.exchange.channel import Channel
 from trainer.exchange.chunks import ChunkWriter
 from trainer.exchange.slots import Accepted, Filled, Freed
 from trainer.exchange.weights import WeightReader
-from trainer.interface import write_interface
+from trainer.interface import remember_interface, write_interface
 from trainer.pipelines import tree
 from trainer.pipelines.messages import (
     Chunk,
@@ -63,6 +63,7 @@ class SimulationLoop:
         use_device(self._device)
         self._simulator = make_simulator(config.env, config.seed, self._device, config.collector.num_collectors)
         write_interface(context.run_dir, self._simulator)
+        remember_interface(config.env, self._simulator)
         observation, action = self._simulator.observation, self._simulator.action
         channel.send(Hello(observation, action, self._simulator.max_return))
         self._agent = make_agent(config, observation, action, self._device).requires_grad_(False)
