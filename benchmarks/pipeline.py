@@ -1,11 +1,13 @@
 """How fast whole runs are: frames and optimiser steps a second of `python -m trainer`, and seconds until they learn.
 
     python benchmarks/pipeline.py --seconds 60 --json
+    python benchmarks/pipeline.py --layouts async async --cold
     python benchmarks/pipeline.py --layouts async experiment=debug
 
 A run is a process of its own in a temporary run directory; what it measured is read from its metrics.jsonl. Both
 pipelines run one after the other, `async` also with a GPU for either side where there are two. Without overrides task
-and sizes are those of `benchmarks/reference.py pipeline`.
+and sizes are those of `benchmarks/reference.py pipeline`. A layout that is named twice runs twice: the second time its
+learner knows what the task shows, and prepares while the simulator starts.
 """
 
 from __future__ import annotations
@@ -58,6 +60,7 @@ ENDLESS = (
     "logger.wandb.mode=disabled",
 )
 CAPTURED = "the optimiser step is compiled and captured, after "  # in the log; on a CPU there is nothing to capture
+REMEMBERED = "preparing for what "  # likewise
 START = 1800.0  # seconds until a run must have written a line: cold kernel caches take a quarter of an hour
 STOP = 120.0  # seconds that a run may take to save and end: more than `watchdog.grace`, after which it ends its roles
 POLL = 0.1  # seconds
@@ -77,6 +80,7 @@ class Figure:
         seconds: Measured.
         captured_s: From the start of the process until its optimiser step was captured; None on a CPU.
         compiling_s: Of these, what compiling and capturing took.
+        remembered: Whether the learner prepared for what the task had shown in an earlier run.
         first_step_s: From the start of the process until it began to learn, random frames collected.
     """
 
@@ -86,6 +90,7 @@ class Figure:
     seconds: float
     captured_s: float | None
     compiling_s: float | None
+    remembered: bool
     first_step_s: float
 
 
@@ -102,7 +107,7 @@ def layouts(gpus: int) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def measure(layout: str, overrides: Sequence[str], *, seconds: float, warm_up: int) -> Figure:
+def measure(layout: str, overrides: Sequence[str], *, seconds: float, warm_up: int, cold: bool = False) -> Figure:
     """Start a run, let it train for some seconds, and stop it.
 
     Args:
@@ -110,6 +115,7 @@ def measure(layout: str, overrides: Sequence[str], *, seconds: float, warm_up: i
         overrides: Of the trainer's config.
         seconds: To measure, after the warm-up.
         warm_up: Log lines that do not count, at least one.
+        cold: Give torch's compiler an empty cache.
 
     Raises:
         SystemExit: The run failed, or wrote no line in time.
@@ -119,7 +125,7 @@ def measure(layout: str, overrides: Sequence[str], *, seconds: float, warm_up: i
         begun = time.time()
         captured = compiling = None
         with log.open("wb") as output:
-            process = start(run_dir, overrides, output.fileno())
+            process = start(run_dir, overrides, output.fileno(), cache=Path(folder, "cache") if cold else None)
         try:
             while not measured(lines := list(run_dir.read_metrics()), seconds, warm_up):
                 if captured is None and (compiling := _compiling(log)) is not None:
@@ -131,13 +137,25 @@ def measure(layout: str, overrides: Sequence[str], *, seconds: float, warm_up: i
             code = stop(process)
         if code not in (ExitCode.DONE, ExitCode.RESUMABLE):
             raise SystemExit(_explained(layout, code, log))
-        return summarise(layout, lines, warm_up, begun, captured, compiling)
+        remembered = REMEMBERED in log.read_text(encoding="utf-8", errors="replace")
+        return summarise(layout, lines, warm_up, begun, captured, compiling, remembered=remembered)
 
 
-def start(run_dir: RunDir, overrides: Sequence[str], output: int) -> subprocess.Popen[bytes]:
-    """`python -m trainer` in a process of its own; what it says goes to the file descriptor `output`."""
+def start(
+    run_dir: RunDir, overrides: Sequence[str], output: int, *, cache: Path | None = None
+) -> subprocess.Popen[bytes]:
+    """`python -m trainer` in a process of its own.
+
+    Args:
+        run_dir: Of the run.
+        overrides: Of the trainer's config.
+        output: File descriptor that gets what it says.
+        cache: Folder for torch's compiler, instead of the user's.
+    """
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("LONGSHORE_")}
     paths = {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]), "LONGSHORE_RUN_DIR": str(run_dir.root)}
+    if cache is not None:
+        paths |= {"TORCHINDUCTOR_CACHE_DIR": str(cache), "TRITON_CACHE_DIR": str(cache / "triton")}
     return subprocess.Popen(
         [sys.executable, "-m", "trainer", *overrides],
         cwd=ROOT,
@@ -170,7 +188,14 @@ def _compiling(log: Path) -> float | None:
 
 
 def summarise(
-    layout: str, lines: Lines, warm_up: int, begun: float, captured: float | None, compiling: float | None
+    layout: str,
+    lines: Lines,
+    warm_up: int,
+    begun: float,
+    captured: float | None,
+    compiling: float | None,
+    *,
+    remembered: bool = False,
 ) -> Figure:
     """The figure of a run from the lines of its metrics.jsonl.
 
@@ -181,6 +206,7 @@ def summarise(
         begun: Unix time of the start.
         captured: Seconds from then until the step was captured.
         compiling: Seconds of these that compiling and capturing took.
+        remembered: See `Figure`.
     """
     first, since, last = lines[0], lines[warm_up - 1], lines[-1]
     rates = [line["throughput/steps_per_s"] for line in lines[warm_up:]]
@@ -192,6 +218,7 @@ def summarise(
         seconds,
         captured,
         compiling,
+        remembered,
         first["time"] - first["step"] / first["throughput/steps_per_s"] - begun,
     )
 
@@ -211,6 +238,7 @@ def show(figures: Sequence[Figure]) -> None:
     row("measured", lambda figure: f"{figure.seconds:.0f} s, {figure.steps_per_s.steps} steps")
     row("captured after", lambda figure: "" if figure.captured_s is None else f"{figure.captured_s:.0f} s")
     row("of that compiling", lambda figure: "" if figure.compiling_s is None else f"{figure.compiling_s:.0f} s")
+    row("task known", lambda figure: "yes" if figure.remembered else "")
     row("learning after", lambda figure: f"{figure.first_step_s:.0f} s")
     Console().print(table)
 
@@ -222,6 +250,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("overrides", nargs="*", default=list(SIZES), help="of the trainer's config, for all runs")
     parser.add_argument("--layouts", nargs="+", choices=possible, default=list(possible), metavar="LAYOUT")
     parser.add_argument("--seconds", type=float, default=60.0, help="to measure of each run")
+    parser.add_argument("--cold", action="store_true", help="with an empty cache of torch's compiler for each run")
     parser.add_argument("--warm-up", type=int, default=3, help="log lines that do not count")
     parser.add_argument(
         "--interval",
@@ -236,7 +265,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     figures = []
     for layout in options.layouts:
         words = (*options.overrides, *possible[layout], *ENDLESS, f"logger.interval={options.interval}")
-        figures.append(measure(layout, words, seconds=options.seconds, warm_up=options.warm_up))
+        figures.append(measure(layout, words, seconds=options.seconds, warm_up=options.warm_up, cold=options.cold))
     show(figures)
     given = {key: value for key, value in vars(options).items() if key != "json"}
     save_result(options.json, "pipeline", figures, PACKAGES, given)

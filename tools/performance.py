@@ -161,9 +161,10 @@ def _pipeline(result: Mapping[str, Any]) -> str:
     rows = []
     for figure in result["figures"]:
         captured, compiling = figure["captured_s"], figure.get("compiling_s")
+        known = ", task known" if figure.get("remembered") else ""
         rows.append(
             (
-                f"`{figure['layout']}`",
+                f"`{figure['layout']}`{known}",
                 f"{figure['steps_per_s']['median']:.2f}",
                 f"{figure['frames_per_s']:,.0f}",
                 "" if captured is None else f"{captured:.0f}",
@@ -245,6 +246,24 @@ def _video(result: Mapping[str, Any]) -> str:
     return table(("collected for, s", "clips", *keys), rows)
 
 
+def _clips(result: Mapping[str, Any]) -> str:
+    header = ("task", "environments", "filmed", "steps", "collecting, s", "first clip, s", "later ones, s", "one every")
+    rows = [
+        (
+            f"`{figure['task']}`",
+            f"{figure['environments']:,}",
+            f"what the {'agent sees' if figure['filmed'] == 'pixels' else 'task shows'}",
+            figure["steps"],
+            f"{figure['collecting_s']:.1f}",
+            f"{figure['first_clip_s']:.1f}",
+            f"{figure['clip_s']:.1f}",
+            f"{figure['every_minutes']:.0f} min",
+        )
+        for figure in result["figures"]
+    ]
+    return table(header, rows)
+
+
 SECTIONS: Sequence[tuple[str, str, Callable[[Mapping[str, Any]], str]]] = (
     ("learner", "The learner alone", _learner),
     ("reference-learner", "The same with TorchRL's parts", _reference),
@@ -258,6 +277,7 @@ SECTIONS: Sequence[tuple[str, str, Callable[[Mapping[str, Any]], str]]] = (
     ("export", "Exported policies", _export),
     ("report", "The page about runs", _report),
     ("video", "Filming", _video),
+    ("clips", "Clips of real tasks", _clips),
     ("many-runs", "Many runs at once", _many_runs),
 )
 
