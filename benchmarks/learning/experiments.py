@@ -9,6 +9,8 @@ EPISODE = 1000  # steps of the suite's own, in every task of it
 DMC_REPEAT = 2
 DMC_ENVIRONMENTS = 16
 DMC_RATIO = 512  # frames trained on for each action taken
+DMC_SIZES = tuple(f"agent.world_model.{key}" for key in ("deter=2048", "hidden=256", "classes=16", "units=256"))
+FIXED = ("pipeline=sync", "checkpoint.interval=120", "checkpoint.keep=1", "logger.tensorboard=false")
 BATCH = 1024  # frames: 16 sequences of 64
 
 
@@ -38,7 +40,10 @@ def dmc(task: str, frames: int) -> Experiment:
     """A task of the control suite from states, in DreamerV3's protocol: 16 environments, each action held for 2 steps.
 
     512 frames are trained on for each action, in batches of 16 sequences of 64: eight optimiser steps for every step
-    of all environments.
+    of all environments. The agent has the sizes of the published scores, 12 M parameters by their count.
+
+    Source: Hafner et al. 2023, tables 2 and 11; danijar/dreamerv3, dreamerv3/configs.yaml (`dmc_proprio`, `size12m`) as
+    of the paper's second version.
     """
     actions, random = frames // DMC_REPEAT, BATCH
     rounds = -(-(actions - random) // DMC_ENVIRONMENTS)
@@ -63,6 +68,7 @@ def dmc(task: str, frames: int) -> Experiment:
             f"optimization.optim_steps_per_batch={steps}",
             f"optimization.total_optim_steps={rounds * steps}",
             "optimization.autocast=bfloat16",
+            *DMC_SIZES,
             "eval.fraction=0",
             f"eval.episodes={DMC_ENVIRONMENTS}",
             "logger.interval=200",

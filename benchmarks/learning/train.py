@@ -13,104 +13,20 @@ leave most of a GPU idle, and processes would get it in turns. Runs of mjlab go 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-import threading
 import time
-import traceback
 from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # as a script
 
-import torch
-
 from benchmarks.learning.curves import Curve, curve_of
-from benchmarks.learning.experiments import EXPERIMENTS
+from benchmarks.learning.experiments import EXPERIMENTS, FIXED
 from benchmarks.results import result_path, write_result
-from trainer.config import compose
-from trainer.errors import Stopped
-from trainer.pipelines.sync_loop import SyncPipeline
-from trainer.role import RoleConfig, RoleContext
 from trainer.run_dir import RunDir
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("torch", "mujoco")
-FIXED = ("pipeline=sync", "checkpoint.interval=120", "checkpoint.keep=1", "logger.tensorboard=false")
-WRITE_SECONDS = 5.0
-
-
-class TimedContext(RoleContext):
-    """A role's context that asks for a stop when the budget is spent."""
-
-    def __init__(self, role: RoleConfig, deadline: float) -> None:
-        super().__init__(role)
-        self._deadline = deadline
-
-    @property
-    def should_stop(self) -> bool:
-        return time.monotonic() >= self._deadline
-
-
-class Run:
-    """One seed of one experiment, in this process.
-
-    Args:
-        name: Of the experiment.
-        seed: Of the run.
-        folder: That run directories lie below.
-        overrides: Of the trainer's config, on top of the experiment's.
-        deadline: Of `time.monotonic()`, at which it is to save and end.
-    """
-
-    def __init__(self, name: str, seed: int, folder: Path, overrides: Sequence[str], deadline: float) -> None:
-        self.name, self.seed = name, seed
-        self.run_dir = RunDir((folder / name / f"seed-{seed}").absolute())
-        self.run_dir.root.mkdir(parents=True, exist_ok=True)
-        words = [*EXPERIMENTS[name].overrides, *FIXED, *overrides, f"seed={seed}", f"run_dir={self.run_dir.root}"]
-        attempt = max(self.run_dir.attempts(), default=0) + 1
-        files = {"outcome": str(self.run_dir.root / "outcome.json"), "reserve": str(self.run_dir.root / ".reserve")}
-        role = RoleConfig("trainer", compose(words), str(self.run_dir.root), attempt, coordinator=os.getpid(), **files)
-        self._context = TimedContext(role, deadline)
-        self._pipeline: SyncPipeline | None = None
-        self._stream: torch.cuda.Stream | None = None
-        self.error: BaseException | None = None
-
-    def build(self, *, own_stream: bool) -> None:
-        """Start the simulator, and compile and capture the optimiser step."""
-        if own_stream and torch.cuda.is_available():
-            # Scratch memory of cuBLAS belongs to the stream of the capture: runs at the same time must not share it.
-            torch.cuda.graph.default_capture_stream = torch.cuda.Stream()
-            self._stream = torch.cuda.Stream()
-        self._pipeline = SyncPipeline(self._context)
-
-    def train(self) -> None:
-        """Until it is done or the budget is spent; what goes wrong is kept in `error`."""
-        assert self._pipeline is not None
-        try:
-            with nullcontext() if self._stream is None else torch.cuda.stream(self._stream):
-                self._pipeline.run()
-        except Stopped:
-            pass
-        except BaseException as error:
-            traceback.print_exc()
-            self.error = error
-
-
-def side_by_side(runs: Sequence[Run], folder: Path, out: Path | None) -> None:
-    """Train all at once, in threads."""
-    for run in runs:
-        run.build(own_stream=len(runs) > 1)
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    threads = [threading.Thread(target=run.train, name=f"{run.name} {run.seed}") for run in runs]
-    for thread in threads:
-        thread.start()
-    while any(thread.is_alive() for thread in threads):
-        threads[0].join(WRITE_SECONDS)
-        for name in {run.name for run in runs}:
-            save(name, folder, out)
 
 
 def curves(name: str, folder: Path) -> list[Curve]:
@@ -153,6 +69,8 @@ def check_overrides(name: str, folder: Path, overrides: Sequence[str]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train as the command line says."""
+    from benchmarks.learning.runs import Run, side_by_side  # not above: processes that step dm_control import this file
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="+", metavar="EXPERIMENT", help=f"{', '.join(EXPERIMENTS)}; then KEY=VALUE")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
@@ -164,8 +82,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     overrides = [word for word in options.names if "=" in word]
     if unknown := [name for name in names if name not in EXPERIMENTS]:
         raise SystemExit(f"{', '.join(unknown)}: no such experiment; there are {', '.join(EXPERIMENTS)}")
-    if torch.cuda.is_available():
-        torch._dynamo.config.recompile_limit = 64  # each task has shapes of its own
+
+    def save_all() -> None:
+        for name in names:
+            save(name, options.folder, options.out)
+
     deadline = time.monotonic() + options.budget
     runs = []
     for name in names:
@@ -176,9 +97,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     groups += [[run] for run in runs if not EXPERIMENTS[run.name].together]
     for group in groups:
         if group and time.monotonic() < deadline:
-            side_by_side(group, options.folder, options.out)
+            side_by_side(group, save_all)
+    save_all()
     for name in names:
-        save(name, options.folder, options.out)
         for curve in curves(name, options.folder):
             last = f"{curve.returns[-1]:.1f} at {curve.frames[-1]:,} frames" if curve.returns else "no episode yet"
             ended = f", {curve.trained_return:.1f} without noise" if curve.trained_return is not None else ""

@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.learning import train
 from benchmarks.learning.curves import Curve, curve_of, returns_between
-from benchmarks.learning.experiments import EXPERIMENTS
+from benchmarks.learning.experiments import EXPERIMENTS, FIXED
 from trainer.config import compose
 from trainer.run_dir import RunDir
 
@@ -45,7 +45,7 @@ def result(folder: Path, name: str = "dmc-cartpole-swingup") -> dict[str, Any]:
 def test_experiments_collect_what_they_say(name: str):
     """Frames of the random policy, and of every round of optimiser steps, add up to the budget."""
     experiment = EXPERIMENTS[name]
-    config = compose([*experiment.overrides, *train.FIXED])
+    config = compose([*experiment.overrides, *FIXED])
     optimization, collector = config["optimization"], config["collector"]
     rounds = optimization["total_optim_steps"] / optimization["optim_steps_per_batch"]
     collected = collector["init_random_frames"] + rounds * collector["frames_per_batch"]
