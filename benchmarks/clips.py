@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 import sys
 import tempfile
 import time
@@ -46,7 +47,7 @@ class Figure:
         steps: Of a clip.
         collecting_s: What these steps take when nothing is filmed.
         first_clip_s: Of filming, in the first clip: libraries are loaded and a renderer is made.
-        clip_s: Of filming, in each later clip (median of three), the world model's own picture of it included.
+        clip_s: Of filming, in each later clip (mean of two), the world model's own picture of it included.
         every_minutes: Of collection, in which filming that keeps to its share takes one clip.
         files: That were written.
     """
@@ -63,7 +64,7 @@ class Figure:
 
 
 def measure(overrides: Sequence[str], folder: Path) -> Figure:
-    """Film four clips of a task into a folder.
+    """Film three clips of a task into a folder.
 
     Raises:
         SystemExit: The config films nothing.
@@ -85,10 +86,10 @@ def measure(overrides: Sequence[str], folder: Path) -> Figure:
             collector.collect(STEPS)
         synchronize(device)
 
-    collect()
+    collector.collect(STEPS)
     collecting = _seconds(collect)
     clips = []
-    for number in range(4):
+    for number in range(3):
         before, recorder.frames = recorder.spent, number
         recorder.begin("clip")
         collect()
@@ -96,7 +97,7 @@ def measure(overrides: Sequence[str], folder: Path) -> Figure:
         clips.append(recorder.spent - before)
     recorder.close()
     simulator.close()
-    clip = sorted(clips[1:])[1]
+    clip = statistics.mean(clips[1:])
     return Figure(
         config.env.name,
         "pixels" if config.env.from_pixels else "view",

@@ -17,7 +17,7 @@ def test_clips_are_filmed_and_a_task_replaces_its_own_figure_alone(tmp_path: Pat
     for _ in range(2):
         main([*SMALL, "video.enabled=true", "--json", str(path)])
     [figure] = json.loads(path.read_text())["figures"]
-    assert (figure["task"], figure["filmed"], figure["steps"], figure["files"]) == ("Debug-Reach", "view", 20, 4)
+    assert (figure["task"], figure["filmed"], figure["steps"], figure["files"]) == ("Debug-Reach", "view", 20, 3)
     assert 0 < figure["clip_s"] < 60
     assert figure["every_minutes"] == pytest.approx(figure["clip_s"] / 0.01 / 60)
 
