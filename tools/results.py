@@ -75,7 +75,7 @@ def _suite(results: Mapping[str, Result], published: Result) -> str:
             parts.append("The budget of frames was not reached by every seed.\n")
         else:
             ended = ", ".join(f"{value:.0f}" for value in last if value is not None)
-            parts.append(f"Without noise after {curves[0].frames[-1]:,} frames: {ended}.\n")
+            parts.append(f"Without noise after {curves[0].trained_frames or curves[0].frames[-1]:,} frames: {ended}.\n")
         parts += [f"![{result['settings']['task']}]({picture(name)})\n"]
     return "\n".join(parts)
 
@@ -91,7 +91,6 @@ def _versus(results: Mapping[str, Result]) -> str:
         for name in found:
             for curve in _curves(results[name]):
                 frames, seconds = reached(curve, goal) or (None, None)
-                trained = curve.trained_return
                 rows.append(
                     (
                         f"{method(name)}, seed {curve.seed}",
@@ -100,7 +99,7 @@ def _versus(results: Mapping[str, Result]) -> str:
                         f"{max(over_last(curve, EPISODES), default=0):.1f}",
                         f"{curve.frames[-1] / 1e6:.2f} M" if curve.frames else "0",
                         f"{curve.seconds[-1]:.0f}" if curve.seconds else "0",
-                        "" if trained is None else f"{trained:.1f}",
+                        _without_noise(curve),
                     )
                 )
         header = ("", f"frames to {goal:.0f}", "seconds to it", "best", "frames", "seconds", "without noise")
@@ -108,6 +107,15 @@ def _versus(results: Mapping[str, Result]) -> str:
         parts += [f"{method(name)}: {origin(name, results[name])[:-1]}.\n" for name in found]
         parts.append(f"![{task}]({picture(task.lower())})\n")
     return "\n".join(parts) or NOTHING
+
+
+def _without_noise(curve: Curve) -> str:
+    """The deterministic policy's return at the end, and when that was."""
+    if curve.trained_return is None:
+        return ""
+    if curve.trained_frames is None:
+        return f"{curve.trained_return:.1f}"
+    return f"{curve.trained_return:.1f} at {curve.trained_frames / 1e6:.2f} M, {curve.trained_seconds:.0f} s"
 
 
 def reached(curve: Curve, goal: float) -> tuple[int, float] | None:

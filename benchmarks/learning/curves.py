@@ -23,6 +23,8 @@ class Curve:
         random_return: Of random actions; None where that was not measured.
         trained_return: Of the deterministic policy at the end; None before, or where that was not measured.
         episodes: Of each point; empty where they were not counted.
+        trained_frames: Collected when `trained_return` was measured; the last episodes may have ended long before.
+        trained_seconds: Gone by then.
     """
 
     seed: int
@@ -34,6 +36,8 @@ class Curve:
     random_return: float | None = None
     trained_return: float | None = None
     episodes: Sequence[int] = field(default_factory=tuple)
+    trained_frames: int | None = None
+    trained_seconds: float | None = None
 
 
 def over_last(curve: Curve, episodes: int) -> list[float]:
@@ -76,6 +80,8 @@ def curve_of(run_dir: RunDir, seed: int, repeat: int) -> Curve:
         summary.get("random_return"),
         summary.get("trained_return"),
         [int(line["episode/count"]) for line in points],
+        summary["frames"] * repeat if summary else None,
+        round(summary["seconds"], 2) if summary else None,
     )
 
 

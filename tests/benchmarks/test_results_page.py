@@ -55,10 +55,11 @@ def test_seeds_are_put_beside_what_was_published(tmp_path: Path):
 def test_ppo_and_ours_are_compared_by_frames_and_by_seconds(tmp_path: Path):
     (tmp_path / "published.json").write_text((results.RESULTS / "published.json").read_text())
     task = "Mjlab-Cartpole-Swingup"
-    write(tmp_path, "learning-mjlab-cartpole-swingup-h200", task, curve(2, [0.0, 39.0], episodes=[1, 1]))
+    trained = {"trained_return": 45.2, "trained_frames": 50_000, "trained_seconds": 25.0}
+    write(tmp_path, "learning-mjlab-cartpole-swingup-h200", task, curve(2, [0.0, 39.0], episodes=[1, 1], **trained))
     write(tmp_path, "learning-ppo-mjlab-cartpole-swingup-h200", task, curve(0, [39.0, 40.0, 42.0, 45.0], episodes=[]))
     page = results.main(tmp_path)
-    assert "| DreamerV3, seed 2 | never |  | 19.5 | 0.04 M | 20 |  |" in page
+    assert "| DreamerV3, seed 2 | never |  | 19.5 | 0.04 M | 20 | 45.2 at 0.05 M, 25 s |" in page
     assert "| PPO, seed 0 | 0.04 M | 20 | 45.0 | 0.08 M | 40 |  |" in page
     assert results.pictures(results.learning_results(tmp_path)) == {
         "learning-mjlab-cartpole-swingup.svg": [

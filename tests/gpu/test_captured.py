@@ -39,10 +39,13 @@ def test_a_captured_step_learns_what_an_eager_one_does(agent):
     captured.prepare()
     expected = figures(eager, 3)
     assert figures(captured, 3) == pytest.approx(expected, rel=1e-2, abs=1e-3)
-    # Adam moves a weight by its learning rate however small the gradient, whose sign is rounding where it is all but 0.
-    started = learner_of(agent, *overrides).agent.parameters()
-    for ours, theirs, was in zip(captured.agent.parameters(), eager.agent.parameters(), started, strict=True):
-        assert (ours - theirs).norm() <= 2e-2 * (theirs - was).norm()
+    # The first steps move a weight by the learning rate however small its gradient, whose sign is rounding where it is
+    # all but 0: a tensor that has many of those is further off than all weights together.
+    started = list(learner_of(agent, *overrides).agent.parameters())
+    off = [(a - b).norm() for a, b in zip(captured.agent.parameters(), eager.agent.parameters(), strict=True)]
+    moved = [(a - b).norm() for a, b in zip(eager.agent.parameters(), started, strict=True)]
+    assert all(one <= 1e-1 * whole for one, whole in zip(off, moved, strict=True))
+    assert torch.stack(off).norm() <= 2e-2 * torch.stack(moved).norm()
 
 
 @pytest.mark.parametrize("agent", AGENTS)

@@ -16,6 +16,7 @@ GPU = torch.device("cuda:0")
 
 @pytest.mark.skipif(not is_installed(), reason="no nvidia-smi")
 def test_a_gpu_that_works_is_busy_and_holds_what_was_allocated():
+    held = torch.cuda.memory_allocated(GPU) / 1e9  # by tests before this one
     matrix = torch.rand(8192, 8192, device=GPU)
     with GpuUse([GPU, GPU], interval=0.1) as use:
         deadline = time.monotonic() + 6
@@ -31,7 +32,7 @@ def test_a_gpu_that_works_is_busy_and_holds_what_was_allocated():
     assert set(figures) == {"gpu/utilization", "gpu/memory_used", "gpu/memory_peak"}
     assert 30 < figures["gpu/utilization"] <= 100
     assert 2 * 4 * 8192**2 / 1e9 <= figures["gpu/memory_peak"] <= figures["gpu/memory_used"]
-    assert later["gpu/memory_peak"] < 0.1
+    assert later["gpu/memory_peak"] < held + 0.1
     assert later["gpu/memory_used"] < figures["gpu/memory_used"]
 
 
