@@ -26,8 +26,9 @@ CLOSING = """\
   product. A third is pointwise work between them, bound by memory. The rest is the recurrence, small kernels in a row
   that are each shorter than the wait for the one before.
 - At 10,000 frames and below it is that row of small kernels which counts: the batch hardly does.
-- `async` from a cold cache is ready to learn later than the 75 s that were aimed for. Compiling cannot begin before the
-  simulator has said what it shows, and then takes most of a minute, on one core for the greater part.
+- From a cold cache, compiling takes most of a minute, on one core for the greater part. In the first run of a task it
+  cannot begin before the simulator has said what it shows; in later ones it begins with what the task showed last time.
+  The first runs measured above differ in how fast their machines had read Python's packages from the disk.
 - With one GPU, simulator and learner in two processes get it in turns; that costs more than working side by side
   brings, so `sync` is the default there. Nothing of this has been measured on two GPUs yet.
 """
