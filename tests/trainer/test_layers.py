@@ -211,3 +211,16 @@ def test_dreamers_twins_count_neither_among_its_parameters_nor_in_its_state():
     agent = small_agent("agent=dreamer")
     assert all(parameter.requires_grad for parameter in agent.parameters())
     assert not [name for name in agent.state_dict() if "frozen" in name]
+
+
+def test_blocks_start_out_as_small_as_a_dense_layer_of_all_their_inputs():
+    """Weights of one block's inputs alone would be larger by the root of the number of blocks."""
+    torch.manual_seed(0)
+    assert BlockLinear(512, 512, blocks=8).weight.detach().std() == pytest.approx(512**-0.5, rel=0.03)
+
+
+def test_a_layer_cut_in_two_starts_out_as_the_whole_one_would():
+    torch.manual_seed(0)
+    halves = Linear(448, 512, beside=64), Linear(64, 512, bias=False, beside=448)
+    for half in halves:
+        assert half.weight.detach().std() == pytest.approx(512**-0.5, rel=0.03)

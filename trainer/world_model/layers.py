@@ -88,6 +88,13 @@ class Linear(nn.Module):
 
     The padding is zero and stays so: padded inputs are zeros, padded outputs are cut off. Inputs may come padded.
 
+    Args:
+        inputs: Width.
+        outputs: Width.
+        bias: Whether it has one.
+        scale: Of the initial weights.
+        beside: Inputs of another layer whose output is added to this one's: both are one layer, cut in two.
+
     Attributes:
         weight: `[aligned(outputs), aligned(inputs)]`.
         bias: `[aligned(outputs)]`.
@@ -95,13 +102,13 @@ class Linear(nn.Module):
 
     bias: nn.Parameter | None
 
-    def __init__(self, inputs: int, outputs: int, *, bias: bool = True, scale: float = 1.0) -> None:
+    def __init__(self, inputs: int, outputs: int, *, bias: bool = True, scale: float = 1.0, beside: int = 0) -> None:
         super().__init__()
         self.inputs, self.outputs = inputs, outputs
         self.weight = nn.Parameter(torch.zeros(aligned(outputs), aligned(inputs)))
         self.bias = nn.Parameter(torch.zeros(aligned(outputs))) if bias else None
         with torch.no_grad():
-            initialise(self.weight[:outputs, :inputs], inputs, scale)
+            initialise(self.weight[:outputs, :inputs], inputs + beside, scale)
 
     def forward(self, x: Tensor) -> Tensor:
         output = F.linear(self.pad(x), self.weight, self.bias)
@@ -127,6 +134,9 @@ class BlockLinear(nn.Module):
     Attributes:
         weight: `[blocks, i, o]`.
         bias: `[blocks * o]`.
+
+    Source: danijar/dreamerv3, embodied/jax/nets.py::BlockLinear, whose initial weights are as small as those of a dense
+    layer (`Initializer.compute_fans` counts the inputs of all blocks).
     """
 
     def __init__(self, inputs: int, outputs: int, blocks: int) -> None:
@@ -136,7 +146,7 @@ class BlockLinear(nn.Module):
         self.outputs, self.blocks = outputs, blocks
         self.weight = nn.Parameter(torch.empty(blocks, inputs // blocks, outputs // blocks))
         self.bias = nn.Parameter(torch.zeros(outputs))
-        initialise(self.weight, inputs // blocks)
+        initialise(self.weight, inputs)  # of all blocks, as if the weight were dense
 
     def forward(self, x: Tensor) -> Tensor:
         output = self.multiply(x, self.weight)

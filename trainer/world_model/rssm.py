@@ -133,8 +133,8 @@ class GRU(nn.Module):
 
     def __init__(self, deter: int, hidden: int, stoch: int, action: int, activation: str) -> None:
         super().__init__()
-        self.from_stoch = Linear(stoch, hidden)
-        self.from_action = Linear(action, hidden, bias=False)
+        self.from_stoch = Linear(stoch, hidden, beside=action)
+        self.from_action = Linear(action, hidden, bias=False, beside=stoch)
         self.activation = Activation(activation, hidden)
         self.input_gates, self.state_gates = Linear(hidden, 3 * deter), Linear(deter, 3 * deter)
 
@@ -195,8 +195,8 @@ class RSSM(Compilable):
             raise ConfigError(f"agent.world_model.recurrence: {recurrence!r} is neither block_gru nor gru")
         self.prior_head = MLP(deter, hidden, prior_layers, activation, latent.parameters)
         # One layer over (deter, embedding), its weight in two so that the second half runs outside the recurrence.
-        self.posterior_deter = Linear(deter, hidden, bias=False)
-        self.posterior_embedding = Linear(embedding, hidden)
+        self.posterior_deter = Linear(deter, hidden, bias=False, beside=embedding)
+        self.posterior_embedding = Linear(embedding, hidden, beside=deter)
         self.posterior_activation = Activation(activation, hidden)
         self.posterior_output = Linear(hidden, latent.parameters)
 
