@@ -65,7 +65,7 @@ class RoleEnd:
         name: Of the role.
         status: Exit status; below zero the negative number of the signal that ended it.
         outcome: The role's own word, None where it gave none.
-        ended_by_us: It died of the coordinator's own SIGTERM or SIGKILL.
+        ended_by_us: It stopped because the coordinator asked it to, or died of its SIGTERM or SIGKILL without a word.
         memory_kill: The kernel killed a process of this cgroup for memory meanwhile.
     """
 
@@ -95,7 +95,8 @@ def judge(ends: Sequence[RoleEnd], stop: Stop | None) -> Verdict:
 
     Args:
         ends: All roles, in the order in which they ended: the first that went wrong is the reason. Those that only
-            lost another one count where there is no other reason.
+            lost another one count where there is no other reason; those that the coordinator ended because of what
+            had become of another one never do.
         stop: Why the coordinator wanted them to end, None where it did not.
     """
     unfinished = [end for end in ends if end.outcome is None or end.outcome.kind is not OutcomeKind.DONE]
@@ -103,8 +104,9 @@ def judge(ends: Sequence[RoleEnd], stop: Stop | None) -> Verdict:
         return Verdict(ExitCode.DONE)
     if stop is not None and stop.failure_class is FailureClass.STALLED:
         return Verdict(ExitCode.CRASH, FailureClass.STALLED, stop.message)
-    reasons = [end for end in unfinished if end.outcome is None or end.outcome.kind is not OutcomeKind.PEER_LOST]
-    verdicts = [_judge_one(end, stop) for end in reasons or unfinished]
+    unasked = [end for end in unfinished if stop is not None or not end.ended_by_us]
+    reasons = [end for end in unasked if end.outcome is None or end.outcome.kind is not OutcomeKind.PEER_LOST]
+    verdicts = [_judge_one(end, stop) for end in reasons or unasked]
     return next((verdict for verdict in verdicts if verdict.exit_code is not ExitCode.RESUMABLE), verdicts[0])
 
 

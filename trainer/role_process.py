@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
-from trainer.outcome import Outcome, RoleEnd
+from trainer.outcome import Outcome, OutcomeKind, RoleEnd
 from trainer.role import DUMP_SIGNAL, ROLE_CONFIG_VARIABLE, RoleConfig
 from trainer.run_dir import write_atomically
 
@@ -45,7 +45,10 @@ class RoleProcess:
         with suppress(OSError, ValueError, KeyError):
             outcome = Outcome.read(self._outcome)
         status = self._process.returncode
-        ours = (self._asked and status == -signal.SIGTERM) or (self.killed and status == -signal.SIGKILL)
+        if outcome is None:
+            ours = (self._asked and status == -signal.SIGTERM) or (self.killed and status == -signal.SIGKILL)
+        else:
+            ours = self._asked and outcome.kind is OutcomeKind.STOPPED
         return RoleEnd(self.name, status, outcome, ours, memory_kill)
 
     def closing_since(self, now: float) -> float | None:
@@ -56,7 +59,7 @@ class RoleProcess:
 
     def ask_to_stop(self) -> None:
         """SIGTERM to the role alone: its helpers (W&B, compilers) are needed until it has saved."""
-        self._asked = True
+        self._asked = not self._outcome.exists()  # else it ends of itself
         with suppress(ProcessLookupError):
             self._process.send_signal(signal.SIGTERM)
 

@@ -10,12 +10,22 @@ from pathlib import Path
 
 import pytest
 
+from tests.trainer.coordinated import Coordinator
 from trainer.run_dir import RunDir
 
 
 @pytest.fixture
 def run_dir(tmp_path: Path) -> RunDir:
     return RunDir(tmp_path / "run")
+
+
+@pytest.fixture
+def coordinator(tmp_path: Path) -> Iterator[Coordinator]:
+    one = Coordinator(tmp_path, tmp_path / "run")
+    yield one
+    if one.process is not None and one.process.poll() is None:
+        one.process.kill()
+        one.process.communicate()
 
 
 @pytest.fixture
