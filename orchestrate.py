@@ -3,7 +3,7 @@
 
 import sys
 
-from orchestrator.cli import main
+from orchestrator.entry import main
 
 if __name__ == "__main__":
     sys.exit(main())

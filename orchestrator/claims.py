@@ -9,7 +9,8 @@ from dataclasses import replace
 
 from orchestrator.backends.base import Launch
 from orchestrator.gpus import Gpu, Leases, Site
-from orchestrator.records import RunRecord, parse_launch, run_record
+from orchestrator.launches import parse_launch
+from orchestrator.records import RUN_COLUMNS, RunRecord, run_record
 from orchestrator.registry import ENDED
 from orchestrator.states import RunState
 from orchestrator.sweep_store import SweepStore
@@ -58,13 +59,15 @@ class ClaimStore(SweepStore):
             if self._db.execute(f"SELECT 1 FROM runs WHERE {waiting} LIMIT 1", now).fetchone() is None:
                 return ()
             first = self._db.execute(
-                f"SELECT * FROM runs WHERE {waiting} AND wanted_gpus > 0 GROUP BY backend, profile", now
+                f"SELECT {RUN_COLUMNS}, launch FROM runs WHERE {waiting} AND wanted_gpus > 0 GROUP BY backend, profile",
+                now,
             ).fetchall()
         # The driver may take its time; nobody should wait for the registry meanwhile.
         pools = {_site(row): gpus(run_record(row), parse_launch(row["launch"])) for row in first}
         with self._transaction():
             rows = self._db.execute(
-                "SELECT runs.*, sweeps.max_parallel FROM runs LEFT JOIN sweeps USING (sweep_id) "
+                f"SELECT {RUN_COLUMNS}, runs.claim, runs.launch, runs.wanted_gpus, sweeps.max_parallel "
+                "FROM runs LEFT JOIN sweeps USING (sweep_id) "
                 f"WHERE {waiting} ORDER BY claim IS NULL, sequence",
                 now,
             ).fetchall()
@@ -81,7 +84,6 @@ class ClaimStore(SweepStore):
                 if only is not None and row["run_id"] not in only:
                     continue
                 limit, in_use = row["max_parallel"], busy.get(row["sweep_id"], 0)
-                leased = tuple(json.loads(row["leased_gpus"]))
                 if row["claim"] is None:
                     if limit is not None and in_use >= limit:
                         continue
@@ -91,6 +93,8 @@ class ClaimStore(SweepStore):
                     busy[row["sweep_id"]] = in_use + 1
                 elif row["claim"] != claimer and not _is_free(row["claim"], is_gone):
                     continue
+                else:
+                    leased = tuple(json.loads(row["leased_gpus"]))
                 retaken = row["claim"] not in {None, claimer}
                 taken.append((replace(run_record(row), gpus=leased, retaken=retaken), parse_launch(row["launch"])))
             self._db.executemany(

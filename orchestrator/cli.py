@@ -5,11 +5,8 @@ What a command needs is imported inside it: `--help` must not wait for pydantic,
 
 from __future__ import annotations
 
-import gc
 import json
-import os
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import timedelta
@@ -26,10 +23,7 @@ from orchestrator.surroundings import (
     backend_for,
     existing_store,
     fetch_logs,
-    has_runs,
-    home,
     load,
-    look,
     observer,
     open_store,
     plan_of,
@@ -43,7 +37,6 @@ from orchestrator.surroundings import (
 if TYPE_CHECKING:
     from orchestrator.runs import RunRecord, RunStore
 
-INTERRUPTED = 130
 ASK_ABOVE = 10  # runs: sbatch asks nothing, but a sweep gone wrong should not fill a cluster by one slip
 
 app = typer.Typer(
@@ -160,34 +153,17 @@ def runs(
     ] = False,
 ) -> int:
     """List the runs, the newest last."""
-    if not has_runs():
-        print("[]") if as_json else say(f"no runs in {home()}")
-        return 0
-    store = open_store()
-    code = look(store)
-    _show_runs(store.list(), as_json, disk)
-    return code
+    from orchestrator.listing import show_all
+
+    return show_all(as_json=as_json, disk=disk)
 
 
 @app.command()
 def status(run: RunRef, as_json: AsJson = False) -> int:
     """Show where a run, or each run of a sweep, stands."""
-    from orchestrator.tables import heartbeat, history_to_dict, run_to_dict, show, status_table
-    from orchestrator.trend import trends
+    from orchestrator.listing import show_standing
 
-    store = existing_store(run)
-    code = look(store)
-    records = store.resolve(run)
-    if len(records) > 1:
-        _show_runs(records, as_json)
-    elif as_json:
-        [record] = records
-        history = history_to_dict(store.attempts(record.run_id), store.events(record.run_id))
-        print(json.dumps(run_to_dict(record) | history, indent=2))
-    else:
-        trend = trends(records)[records[0].run_id] if sys.stdout.isatty() else ""
-        show(status_table(records[0], heartbeat(records[0]), time.time(), trend))
-    return code
+    return show_standing(run, as_json=as_json)
 
 
 @app.command()
@@ -324,7 +300,7 @@ def _follow(store: RunStore, run_ids: Sequence[str], going: Sequence[str]) -> in
                 say(f"{record.run_id}: {record.state}")
         else:
             say(f"detached: the run goes on; `logs -f {going[-1]}` shows it, `cancel {going[-1]}` ends it")
-        return INTERRUPTED
+        raise
     return _show_figures(resolve(store, run_ids))
 
 
@@ -341,23 +317,6 @@ def _show_figures(records: Sequence[RunRecord]) -> int:
     return 0 if all(record.state in AS_ASKED for record in records) else 1
 
 
-def _show_runs(records: Sequence[RunRecord], as_json: bool, disk: bool = False) -> None:
-    from orchestrator.prune import disk_use
-    from orchestrator.tables import heartbeat, run_to_dict, runs_table, show, with_disk_use
-    from orchestrator.trend import trends
-
-    sizes = [disk_use(record.run_dir) for record in records] if disk else []
-    if as_json:
-        used = [{"disk": size} for size in sizes] if disk else [{}] * len(records)
-        print(json.dumps([run_to_dict(record) | more for record, more in zip(records, used, strict=True)], indent=2))
-        return
-    statuses = {record.run_id: heartbeat(record) for record in records}
-    table = runs_table(records, statuses, time.time(), trends(records) if sys.stdout.isatty() else {})
-    show(with_disk_use(table, sizes) if disk else table)
-    if disk:
-        say(f"{sum(sizes) / 1e9:,.2f} GB in all")
-
-
 def _seconds(option: str, text: str) -> float:
     from orchestrator.jobfile.quantities import duration_seconds
 
@@ -367,33 +326,17 @@ def _seconds(option: str, text: str) -> float:
         raise UsageError(f"{option}: {error}") from error
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command line and return its exit code: 0, 1, 2, 3 or 130.
+def run_command(arguments: Sequence[str]) -> int:
+    """Run one command and return its exit code.
 
-    Args:
-        argv: Arguments without the program's name; by default those of the process.
+    Raises:
+        LongshoreError: It failed, or the job file is wrong.
+        KeyboardInterrupt: Somebody has interrupted it.
     """
-    gc.set_threshold(100_000)  # starting up allocates much and frees nothing: looking for cycles costs a tenth of it
-    arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]
     try:
-        code = int(app(args=arguments, prog_name=Path(sys.argv[0]).name, standalone_mode=False) or 0)
-        sys.stdout.flush()
-    except SpecError as error:
-        say(str(error))
-        return error.exit_code
-    except LongshoreError as error:
-        say(f"error: {error}")
-        return error.exit_code
+        return int(app(args=list(arguments), prog_name=Path(sys.argv[0]).name, standalone_mode=False) or 0)
     except typer.TyperException as error:
         say(f"error: {error.format_message()}")
         return error.exit_code
-    except (KeyboardInterrupt, typer.Abort):
-        return INTERRUPTED
-    except BrokenPipeError:
-        # The reader has seen enough, as in `runs | head`; what is still buffered must not raise at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except OSError as error:
-        say(f"error: {error.filename or 'system'}: {error.strerror or error}")
-        return 1
-    return code
+    except typer.Abort:
+        raise KeyboardInterrupt from None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -49,12 +48,12 @@ class Process:
     def current(cls) -> Process:
         entry = read_entry(os.getpid())
         assert entry is not None, "/proc does not show this process"
-        return cls(entry.pid, entry.start, boot_id(), socket.gethostname())
+        return cls(entry.pid, entry.start, boot_id(), os.uname().nodename)
 
     @property
     def is_here(self) -> bool:
         """Whether this machine can say anything about it."""
-        return self.host == socket.gethostname()
+        return self.host == os.uname().nodename
 
     @property
     def is_of_this_boot(self) -> bool:

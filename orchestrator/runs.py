@@ -12,18 +12,8 @@ from typing import TYPE_CHECKING
 from orchestrator.backends.base import Launch, Observation
 from orchestrator.claims import ClaimStore
 from orchestrator.errors import LongshoreError, UsageError
-from orchestrator.records import (
-    Attempt,
-    Event,
-    RunRecord,
-    attempt_record,
-    event_record,
-    launch_text,
-    parse_launch,
-    run_record,
-)
-from orchestrator.references import listed, match_reference
-from orchestrator.registry import ENDED
+from orchestrator.launches import launch_text, parse_launch
+from orchestrator.records import RUN_COLUMNS, Attempt, Event, RunRecord, run_record
 from orchestrator.states import TERMINAL, RunState, Verdict, judge, may_follow, next_state
 from trainer.run_dir import ExitCode, FailureClass, RunDir
 
@@ -83,7 +73,7 @@ class RunStore(ClaimStore):
     def find_by_keys(self, keys: Iterable[str]) -> dict[str, RunRecord]:
         """The last run with each of these submission keys, by key; keys without a run are left out."""
         query = (
-            "SELECT * FROM runs WHERE sequence IN "
+            f"SELECT {RUN_COLUMNS} FROM runs WHERE sequence IN "
             "(SELECT max(sequence) FROM runs WHERE key IN (SELECT value FROM json_each(?)) GROUP BY key)"
         )
         with self._explained():
@@ -133,7 +123,7 @@ class RunStore(ClaimStore):
         Returns:
             The changes.
         """
-        known = {record.run_id: record for record in self.list(active=True)}
+        known = {record.run_id: record for record in self.records(list(observations), active=True)}
         observations = {run_id: (handle, _told(seen)) for run_id, (handle, seen) in observations.items()}
         news = [
             run_id for run_id, (_, seen) in observations.items() if run_id in known and _is_news(known[run_id], seen)
@@ -220,60 +210,6 @@ class RunStore(ClaimStore):
                 else:
                     running.append(record)
         return tuple(running)
-
-    def list(self, *, active: bool = False) -> tuple[RunRecord, ...]:
-        """All runs, the oldest first.
-
-        Args:
-            active: Only those that have not ended.
-        """
-        where = f"WHERE state NOT IN {ENDED}" if active else ""
-        with self._explained():
-            return tuple(run_record(row) for row in self._db.execute(f"SELECT * FROM runs {where} ORDER BY sequence"))
-
-    def resolve(self, reference: str) -> tuple[RunRecord, ...]:
-        """The run, or the members of the sweep, that a RUN of the command line means.
-
-        Raises:
-            UsageError: It means nothing, or may mean several things.
-        """
-        with self._explained():
-            rows = self._db.execute("SELECT run_id, sweep_id, key FROM runs ORDER BY sequence").fetchall()
-        found = match_reference(reference, [(row["run_id"], row["sweep_id"]) for row in rows])
-        if len(found) > 1:  # a sweep: of its runs that stand for the same work, the last one
-            keys = {row["run_id"]: row["key"] for row in rows}
-            found = tuple({keys[run_id]: run_id for run_id in found}.values())
-        return self.records(found)
-
-    def get(self, reference: str) -> RunRecord:
-        """The one run that a RUN of the command line means.
-
-        Raises:
-            UsageError: It means nothing, or several runs.
-        """
-        records = self.records([reference]) or self.resolve(reference)
-        if len(records) > 1:
-            names = listed([record.run_id for record in records])
-            raise UsageError(f"{reference!r} is a sweep of {len(records)} runs, name one of them: {names}")
-        return records[0]
-
-    def records(self, run_ids: Sequence[str]) -> tuple[RunRecord, ...]:
-        """Runs of these whole ids, in the order of their submission; what is no run is left out."""
-        query = "SELECT * FROM runs WHERE run_id IN (SELECT value FROM json_each(?)) ORDER BY sequence"
-        with self._explained():
-            return tuple(run_record(row) for row in self._db.execute(query, (json.dumps(run_ids),)))
-
-    def attempts(self, run_id: str) -> tuple[Attempt, ...]:
-        """Starts of a run, the first one first."""
-        with self._explained():
-            rows = self._db.execute("SELECT * FROM attempts WHERE run_id = ? ORDER BY number", (run_id,)).fetchall()
-        return tuple(attempt_record(row) for row in rows)
-
-    def events(self, run_id: str) -> tuple[Event, ...]:
-        """Changes of a run's state, the first one first."""
-        with self._explained():
-            rows = self._db.execute("SELECT * FROM events WHERE run_id = ? ORDER BY sequence", (run_id,)).fetchall()
-        return tuple(event_record(row) for row in rows)
 
     def _sweep_of(self, plan: Plan, known: Iterable[RunRecord]) -> str | None:
         """The sweep that an earlier submission of this one has made, the newest where there are several."""

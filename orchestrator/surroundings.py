@@ -21,7 +21,10 @@ if TYPE_CHECKING:
     from orchestrator.backends.base import Backend
     from orchestrator.plan import Plan
     from orchestrator.profile import Profile
-    from orchestrator.runs import RunRecord, RunStore
+    from orchestrator.reading import RunReader
+    from orchestrator.records import RunRecord
+    from orchestrator.registry import Registry
+    from orchestrator.runs import RunStore
     from orchestrator.spec import JobSpec
 
 PLUGINS = "PYDANTIC_DISABLE_PLUGINS"
@@ -157,16 +160,39 @@ def open_store() -> RunStore:
     from orchestrator.runs import RunStore
 
     store = RunStore(home())
-    for warning in store.warnings:
-        say(f"warning: {warning}")
+    _warn(store)
     return store
 
 
 def existing_store(reference: str) -> RunStore:
     """The registry; a question about a run must not make one."""
+    _check_runs(reference)
+    return open_store()
+
+
+def open_reader() -> RunReader:
+    """The registry, for those who only look at it."""
+    from orchestrator.reading import RunReader
+
+    reader = RunReader(home())
+    _warn(reader)
+    return reader
+
+
+def existing_reader(reference: str) -> RunReader:
+    """The same; a question about a run must not make it."""
+    _check_runs(reference)
+    return open_reader()
+
+
+def _check_runs(reference: str) -> None:
     if not has_runs():
         raise UsageError(f"no run is called {reference!r}: there are no runs in {home()}")
-    return open_store()
+
+
+def _warn(registry: Registry) -> None:
+    for warning in registry.warnings:
+        say(f"warning: {warning}")
 
 
 def resolve(store: RunStore, references: Sequence[str]) -> list[RunRecord]:
@@ -191,11 +217,15 @@ def refresh(store: RunStore) -> int:
     return 0
 
 
-def look(store: RunStore) -> int:
+def look(registry: RunReader) -> int:
     """`refresh`, unless somebody else does nothing else: while thousands of runs come and go, looking stays quick."""
-    from orchestrator.watch import is_kept_up
+    from orchestrator.keeper import is_kept_up
 
-    return 0 if is_kept_up(store) else refresh(store)
+    if is_kept_up(registry.home):
+        return 0
+    from orchestrator.runs import RunStore
+
+    return refresh(RunStore(registry.home))
 
 
 def observer(store: RunStore, run_ids: Sequence[str]) -> Callable[[], list[RunRecord]]:

@@ -6,11 +6,12 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 
 from orchestrator.halving import StopRule, as_rule
-from orchestrator.registry import ENDED, Registry
+from orchestrator.reading import RunReader
+from orchestrator.registry import ENDED
 from orchestrator.states import RunState
 
 
-class SweepStore(Registry):
+class SweepStore(RunReader):
     """What the rules of sweeps need to know of their runs."""
 
     def stop_rules(self) -> dict[str, StopRule]:

@@ -14,7 +14,6 @@ from itertools import zip_longest
 from shlex import quote
 from typing import TYPE_CHECKING, Any, TextIO
 
-from orchestrator.backends.base import JOB_ID
 from orchestrator.jobfile.nodes import differences, printable
 from orchestrator.states import RunState
 from orchestrator.trend import eta
@@ -126,7 +125,12 @@ def drawn(table: Table, *, cut: bool = False) -> RichTable:
 
 def plan_text(plan: Plan) -> str:
     """A plan for people: what would run, with which code, where, by which commands."""
+    from orchestrator.backends.base import JOB_ID
     from orchestrator.spec import train_arguments
+
+    def word(text: str) -> str:
+        """A word of a command, as it is typed."""
+        return f'"{text}"' if text == JOB_ID else quote(text)
 
     first = plan.runs[0]
     swept = [key for key in first.differs if plan.is_sweep]
@@ -142,16 +146,11 @@ def plan_text(plan: Plan) -> str:
         ("files", " ".join(sorted(first.files))),
     ]
     if first.launch is not None:
-        pairs += [("command", " ".join(map(_word, command))) for command in first.launch.commands]
+        pairs += [("command", " ".join(map(word, command))) for command in first.launch.commands]
     lines = [f"{label:<9} {value}" for label, value in pairs if value]
     if plan.is_sweep:
         lines += ["", *(f"{run.run_id}  {differences(run.differs)}" for run in plan.runs)]
     return "\n".join(lines)
-
-
-def _word(word: str) -> str:
-    """A word of a command, as it is typed."""
-    return f'"{word}"' if word == JOB_ID else quote(word)
 
 
 def code_text(snapshot: Snapshot) -> str:

@@ -12,18 +12,16 @@ from orchestrator.backends.base import Backend, GpuBackend, Launch, Observation,
 from orchestrator.errors import BackendError, LongshoreError, RefusedStart, UnclearStart
 from orchestrator.gpus import Gpu
 from orchestrator.halving import halve
+from orchestrator.keeper import note_keeper
 from orchestrator.processes import Process
 from orchestrator.runs import Event, RunRecord, RunStore
 from orchestrator.states import TERMINAL, RunState
 from orchestrator.sweep_files import unpack
-from trainer.run_dir import write_atomically
 
 BackendFor = Callable[[str, str], Backend]  # of a name, at the site of a profile
 WAITING = frozenset({RunState.QUEUED, RunState.REQUEUED})
 NOT_STARTED = WAITING | {RunState.CANCELLED}
 INTERVAL = 0.5  # seconds between two looks
-KEEPER = ".keeper"  # in the folder of all runs: the process that has looked last and goes on looking
-KEPT_FOR = 5.0  # seconds that its look is good for, while it lives
 
 
 def refresh(store: RunStore, backend_for: BackendFor, environment: Mapping[str, str] = os.environ) -> tuple[Event, ...]:
@@ -40,7 +38,7 @@ def refresh(store: RunStore, backend_for: BackendFor, environment: Mapping[str, 
     Raises:
         LongshoreError: A backend could not be asked; the others were.
     """
-    changes, errors = _observe(store, backend_for, store.list(active=True))
+    changes, errors = _observe(store, backend_for, store.with_handle())
     halve(store)
     start_queued(store, backend_for, environment)
     if errors:
@@ -51,18 +49,8 @@ def refresh(store: RunStore, backend_for: BackendFor, environment: Mapping[str, 
 def keep_up(store: RunStore, backend_for: BackendFor, environment: Mapping[str, str] = os.environ) -> tuple[Event, ...]:
     """`refresh` for those who look again at once: meanwhile it is enough for everybody else to read."""
     changes = refresh(store, backend_for, environment)
-    write_atomically(store.home / KEEPER, str(Process.current()), durable=False)
+    note_keeper(store.home)
     return changes
-
-
-def is_kept_up(store: RunStore) -> bool:
-    """Whether somebody else keeps the registry up to date right now."""
-    mark = store.home / KEEPER
-    try:
-        fresh = 0.0 <= time.time() - mark.stat().st_mtime <= KEPT_FOR
-        return fresh and Process.parse(mark.read_text(encoding="utf-8")).is_alive
-    except (FileNotFoundError, ValueError):
-        return False
 
 
 def observe(store: RunStore, backend_for: BackendFor, records: Iterable[RunRecord]) -> tuple[Event, ...]:
@@ -199,10 +187,9 @@ def wait(
     deadline = None if timeout is None else time.monotonic() + timeout
     while True:
         keep_up(store, backend_for)
-        records = store.records(run_ids)
-        going = [record for record in records if record.state not in TERMINAL]
+        going = store.records(run_ids, active=True)
         if not going:
-            return records
+            return store.records(run_ids)
         if deadline is not None and time.monotonic() >= deadline:
             states = ", ".join(f"{record.run_id} is {record.state}" for record in going[:3])
             raise LongshoreError(f"not ended within {timeout:g} s: {states}{' …' if len(going) > 3 else ''}")

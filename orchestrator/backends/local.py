@@ -36,15 +36,18 @@ from trainer.run_dir import (
 
 LAUNCH_TIMEOUT = 60.0  # seconds that a starting process may take to claim its attempt
 LEFTOVER_GRACE = 10.0  # seconds between TERM and KILL for what outlives its script: enough to save a checkpoint
+NICE = 10  # what `nice` adds: commands that somebody waits for come first
 FULL_DISK = 1 << 20  # bytes: with less free than this, nothing that says why a run ended could be written
 
 # The claim is a hard link: it appears with its whole content, and only one of many can make it. A full disk or a
 # missing right shows before it. Output goes to the caller until the claim is made, and to the log from then on.
+# Where the kernel shares cores among sessions first (autogroups), it is the session that has to be nice; whoever is not
+# root may say so ten times a second on the whole machine.
 CLAIM = """
 set -eu
 trap '' HUP
-run_dir=$1 attempt=$2 host=$3
-shift 3
+run_dir=$1 attempt=$2 host=$3 nice=$4
+shift 4
 cd -- "$run_dir"
 exec 3>>"$attempt/log.txt"
 read -r boot </proc/sys/kernel/random/boot_id
@@ -55,7 +58,14 @@ printf '%s\\n' "$$:${fields[19]}:$boot:$host" >"$attempt/.pid.$$"
 ln -T -- "$attempt/.pid.$$" "$attempt/pid"
 rm -f -- "$attempt/.pid.$$"
 exec >&3 2>&3 3>&-
-exec "$@"
+trap 'echo 75 >"$attempt/exit_code"; exit 75' INT TERM USR1 # to stop before it has begun: nothing is lost
+if [[ -w /proc/self/autogroup ]]; then
+  for _ in {1..10}; do
+    { echo "$nice" >/proc/self/autogroup; } 2>/dev/null && break
+    sleep 0.1
+  done
+fi
+exec nice -n "$nice" -- "$@"
 """
 
 
@@ -153,7 +163,7 @@ class LocalBackend:
             attempt.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise BackendError(f"{attempt}: {error.strerror or error}") from error
-        arguments = ("claim", str(request.run_dir), str(attempt), socket.gethostname(), *command)
+        arguments = ("claim", str(request.run_dir), str(attempt), socket.gethostname(), str(NICE), *command)
         started = self.host.run(
             ("setsid", "--fork", "bash", "-c", CLAIM, *arguments), environment=environment, timeout=LAUNCH_TIMEOUT
         )

@@ -50,7 +50,10 @@ def test_a_typo_in_a_command_gets_the_nearest_one_in_one_line(project):
 
 @pytest.mark.parametrize(
     "arguments",
-    [["submit"], ["plan", "tiny.yaml", "--nope"], ["logs", "last", "--attempt", "first"], ["validate"], ["wait"]],
+    [
+        *(["submit"], ["plan", "tiny.yaml", "--nope"], ["logs", "last", "--attempt", "first"], ["validate"], ["wait"]),
+        *(["status"], ["status", "--json"], ["status", "last", "more"], ["runs", "more"], ["--json", "runs"]),
+    ],
     ids=" ".join,
 )
 def test_a_wrong_command_line_is_one_line_on_stderr_and_exit_code_2(project, arguments):
@@ -60,11 +63,10 @@ def test_a_wrong_command_line_is_one_line_on_stderr_and_exit_code_2(project, arg
     assert done.stderr.startswith("error: ")
 
 
-@pytest.mark.parametrize("command", [["--help"], ["plan", "tiny.yaml"], ["validate", "tiny.yaml"], ["runs"], ["tasks"]])
-def test_no_command_imports_what_takes_long(project, command):
-    project.job()
+def imported_by(project, command):
+    """Packages that a command has imported."""
     report = "import sys; print(*sorted(m for m in sys.modules if '.' not in m), file=sys.stderr)"
-    code = f"import sys; from orchestrator.cli import main; main({command!r}); {report}"
+    code = f"import sys; from orchestrator.entry import main; main({command!r}); {report}"
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=project.folder,
@@ -75,9 +77,34 @@ def test_no_command_imports_what_takes_long(project, command):
     )
     imported = set(done.stderr.splitlines()[-1].split())
     assert "orchestrator" in imported
+    return imported
+
+
+@pytest.mark.parametrize("command", [["--help"], ["plan", "tiny.yaml"], ["validate", "tiny.yaml"], ["runs"], ["tasks"]])
+def test_no_command_imports_what_takes_long(project, command):
+    project.job()
+    imported = imported_by(project, command)
     assert not imported & HEAVY
     if command == ["--help"]:
         assert not imported & {"pydantic", "yaml", "jinja2", "rich", "sqlite3"}
+
+
+@pytest.mark.parametrize("command", [["runs"], ["runs", "--json"], ["status", "last"]])
+def test_what_is_typed_all_the_time_waits_for_no_library(project, command):
+    project.run("submit", project.job())
+    project.run("wait", "last")
+    assert not imported_by(project, command) & {*HEAVY, "typer", "pydantic", "yaml", "jinja2", "rich", "bokeh"}
+
+
+@pytest.mark.parametrize("command", [["runs"], ["runs", "--json"], ["status", "last", "--json"]], ids=" ".join)
+def test_the_short_way_to_an_answer_gives_the_same_one(project, command):
+    project.run("submit", project.job())
+    project.run("wait", "last")
+    code = f"from orchestrator.cli import run_command; run_command({command!r})"
+    variables = project.variables() | {"PYTHONPATH": str(REPOSITORY)}
+    words = [sys.executable, "-c", code]
+    done = subprocess.run(words, cwd=project.folder, env=variables, capture_output=True, text=True, check=True)
+    assert re.sub(r" *\d+s", "", done.stdout) == re.sub(r" *\d+s", "", project.run(*command).stdout)
 
 
 # ---- plan, render, validate, schema, tasks: nothing is written

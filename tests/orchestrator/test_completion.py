@@ -13,7 +13,7 @@ START = """\
 #!{python}
 import sys
 sys.path.insert(0, {folder!r})
-from orchestrator.cli import main
+from orchestrator.entry import main
 sys.exit(main())
 """
 COMPLETE = """\

@@ -16,8 +16,8 @@ from orchestrator.docker.container import container_body
 from orchestrator.docker.engine import address, connected, explain, follow_messages, image_digest
 from orchestrator.errors import BackendError, UsageError
 from orchestrator.jobfile.job import Mount, Resources
+from orchestrator.launches import launch_text, parse_launch
 from orchestrator.profile import Profile
-from orchestrator.records import launch_text, parse_launch
 from orchestrator.states import FailureClass, RunState
 from trainer.run_dir import Failure
 

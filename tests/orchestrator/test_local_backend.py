@@ -28,7 +28,7 @@ from local_runs import (
 )
 
 from orchestrator.backends.base import Observation
-from orchestrator.backends.local import Markers, outcome
+from orchestrator.backends.local import NICE, Markers, outcome
 from orchestrator.errors import BackendError
 from orchestrator.processes import Process
 from orchestrator.states import FailureClass, RunState
@@ -75,6 +75,24 @@ def test_a_run_goes_from_setting_up_over_running_to_succeeded(run_dir: Path):
     eventually(lambda: poll(run_dir, handle).state is RunState.RUNNING)
     (run_dir / "go").touch()
     assert end_of(run_dir, handle).state is RunState.SUCCEEDED
+
+
+def test_a_run_gives_way_to_the_commands_that_its_user_types(run_dir: Path):
+    told = 'nice >"$LONGSHORE_RUN_DIR/nice"; cat /proc/self/autogroup >"$LONGSHORE_RUN_DIR/autogroup" || true\n'
+    end_of(run_dir, launch(run_dir, told + SUCCEED))
+    assert int((run_dir / "nice").read_text()) == min(19, os.nice(0) + NICE)
+    if Path("/proc/self/autogroup").exists():
+        assert (run_dir / "autogroup").read_text().endswith(f" nice {NICE}\n")
+
+
+def test_a_run_that_is_to_stop_before_it_has_begun_can_be_started_again(run_dir: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("orchestrator.backends.local.NICE", 99)  # the kernel refuses that until it is given up
+    if not Path("/proc/self/autogroup").exists():
+        pytest.skip("this kernel has no autogroups")
+    handle = launch(run_dir, COUNT + SUCCEED)
+    os.kill(pid_of(run_dir), signal.SIGTERM)
+    assert end_of(run_dir, handle).failure_class is FailureClass.PREEMPTED
+    assert not (run_dir / "starts").exists()
 
 
 def test_the_handle_is_the_pid_and_start_of_the_script_itself(run_dir: Path):

@@ -13,12 +13,13 @@ import pytest
 from command_line import Project
 from local_runs import BACKEND, COUNT, SUCCEED, backend_for, home_of_runs, python, starts, sweep
 
+from orchestrator.keeper import KEEPER, KEPT_FOR, is_kept_up
 from orchestrator.processes import Process
 from orchestrator.runs import RunStore
 from orchestrator.states import RunState
 from orchestrator.submit import execute
 from orchestrator.surroundings import look
-from orchestrator.watch import KEEPER, KEPT_FOR, is_kept_up, keep_up
+from orchestrator.watch import keep_up
 from trainer.run_dir import RunDir
 
 WAIT = (
@@ -81,9 +82,9 @@ def test_a_sweep_that_two_submit_at_once_is_one_sweep_and_each_of_its_runs_is_st
 
 def test_who_looks_while_somebody_keeps_the_registry_up_to_date_only_reads(home: Path, monkeypatch: pytest.MonkeyPatch):
     store = RunStore(home)
-    assert not is_kept_up(store)
+    assert not is_kept_up(home)
     keep_up(store, backend_for)
-    assert is_kept_up(store)
+    assert is_kept_up(home)
     monkeypatch.setattr("orchestrator.watch.refresh", None)  # must not be asked
     assert look(store) == 0
 
@@ -93,10 +94,10 @@ def test_a_keeper_that_was_killed_or_hangs_counts_no_more(home: Path):
     gone = subprocess.Popen(["true"])
     (home / KEEPER).write_text(str(Process.current()).replace(f"{os.getpid()}:", f"{gone.pid}:", 1))
     gone.wait()
-    assert not is_kept_up(store)
+    assert not is_kept_up(home)
     keep_up(store, backend_for)
     hung = time.time() - KEPT_FOR - 1
     os.utime(home / KEEPER, (hung, hung))
-    assert not is_kept_up(store)
+    assert not is_kept_up(home)
     (home / KEEPER).write_text("what a crash has left")
-    assert not is_kept_up(store)
+    assert not is_kept_up(home)
