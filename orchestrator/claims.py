@@ -44,7 +44,7 @@ class ClaimStore(SweepStore):
         gpus: Callable[[RunRecord, Launch], Sequence[Gpu]] = lambda _, __: (),
         only: Collection[str] | None = None,
     ) -> tuple[tuple[RunRecord, Launch], ...]:
-        """Take the queued runs that may be started now; nobody else is given them while the claimer lives.
+        """Take the user's queued runs that may be started now; nobody else is given them while the claimer lives.
 
         Args:
             claimer: Names the calling process.
@@ -53,8 +53,8 @@ class ClaimStore(SweepStore):
                 of one backend and profile.
             only: Ids of the runs to take from; None for all.
         """
-        waiting = "state IN ('queued', 'requeued') AND handle IS NULL AND not_before <= ?"
-        now = (self._clock(),)
+        waiting = "state IN ('queued', 'requeued') AND handle IS NULL AND not_before <= ? AND owner IN ('', ?)"
+        now = (self._clock(), self.user)
         with self._explained():
             if self._db.execute(f"SELECT 1 FROM runs WHERE {waiting} LIMIT 1", now).fetchone() is None:
                 return ()

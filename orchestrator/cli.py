@@ -228,6 +228,7 @@ def cancel(
     refresh(store)
     records = resolve(store, refs)
     going = [record for record in records if record.state not in TERMINAL]
+    going = [record for record in going if store.is_mine(record)] or going
     for record in records:
         if record not in going:
             say(f"{record.run_id}: already {record.state}")

@@ -12,7 +12,8 @@ import sys
 from collections.abc import Sequence
 
 from orchestrator.errors import LongshoreError, SpecError
-from orchestrator.surroundings import say
+from orchestrator.sharing import for_the_group
+from orchestrator.surroundings import home, say
 
 INTERRUPTED = 130
 
@@ -25,7 +26,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     gc.set_threshold(100_000)  # starting up allocates much and frees nothing: looking for cycles costs a tenth of it
     try:
-        code = _answer(list(sys.argv[1:] if argv is None else argv) or ["--help"])
+        with for_the_group(home()):
+            code = _answer(list(sys.argv[1:] if argv is None else argv) or ["--help"])
         sys.stdout.flush()
     except SpecError as error:
         say(str(error))

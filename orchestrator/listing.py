@@ -9,7 +9,16 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from orchestrator.surroundings import existing_reader, has_runs, home, look, open_reader, say
-from orchestrator.tables import heartbeat, history_to_dict, run_to_dict, runs_table, show, status_table, with_disk_use
+from orchestrator.tables import (
+    heartbeat,
+    history_to_dict,
+    run_to_dict,
+    runs_table,
+    show,
+    status_table,
+    with_disk_use,
+    with_owners,
+)
 from orchestrator.trend import trends
 
 if TYPE_CHECKING:
@@ -66,6 +75,7 @@ def _show_runs(records: Sequence[RunRecord], as_json: bool, disk: bool = False) 
         return
     statuses = {record.run_id: heartbeat(record) for record in records}
     table = runs_table(records, statuses, time.time(), trends(records) if sys.stdout.isatty() else {})
+    table = with_owners(table, records)
     show(with_disk_use(table, sizes) if disk else table)
     if disk:
         say(f"{sum(sizes) / 1e9:,.2f} GB in all")

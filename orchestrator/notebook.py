@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import LongshoreError
+from orchestrator.sharing import for_the_group
 from orchestrator.surroundings import (
     backend_for,
     existing_store,
+    home,
     load,
     open_store,
     plan_of,
@@ -162,7 +164,8 @@ def _outside_of_the_kernel() -> Iterator[None]:
     """Runs on this machine, which any look may start, inherit the environment, but have no notebook to draw in."""
     backend = os.environ.pop("MPLBACKEND", None)
     try:
-        yield
+        with for_the_group(home()):
+            yield
     finally:
         if backend is not None:
             os.environ["MPLBACKEND"] = backend

@@ -65,7 +65,9 @@ class Process:
         if not (self.is_here and self.is_of_this_boot):
             return False
         entry = read_entry(self.pid)
-        return entry is not None and entry.start == self.start and entry.state not in "ZX"
+        if entry is None:
+            return _is_hidden(self.pid)
+        return entry.start == self.start and entry.state not in "ZX"
 
 
 @dataclass(frozen=True)
@@ -93,11 +95,22 @@ def parse_stat(text: str) -> Entry:
 
 
 def read_entry(pid: int) -> Entry | None:
-    """One process without its environment, None where there is none."""
+    """One process without its environment, None where there is none, or it is hidden."""
     try:
         return parse_stat((PROC / str(pid) / "stat").read_text(encoding="utf-8", errors="replace"))
-    except (FileNotFoundError, ProcessLookupError):
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
         return None
+
+
+def _is_hidden(pid: int) -> bool:
+    """Whether there is a process that /proc does not show: with `hidepid` it hides those of other users."""
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except ProcessLookupError:
+        return False
+    return False  # it ended, and its number was given away, between two looks
 
 
 def read_table(variables: Sequence[str]) -> list[Entry]:

@@ -55,6 +55,10 @@ class RunReader(Registry):
         where = f" AND state NOT IN {ENDED}" if active else ""
         return self._select(f"run_id IN (SELECT value FROM json_each(?)){where}", json.dumps(run_ids))
 
+    def is_mine(self, record: RunRecord) -> bool:
+        """Whether whoever opened the registry may start, resume, cancel and remove a run."""
+        return record.owner in {"", self.user}
+
     def with_handle(self) -> tuple[RunRecord, ...]:
         """Runs that have been started and have not ended: those that a backend knows something of."""
         return self._select(f"handle NOTNULL AND state NOT IN {ENDED}")

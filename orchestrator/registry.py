@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from orchestrator import sharing
 from orchestrator.errors import LongshoreError
 from orchestrator.filesystem import MOUNTS, network_file_system
 from orchestrator.records import MIGRATIONS, SCHEMA, VERSION
@@ -24,21 +25,31 @@ class Registry:
 
     Attributes:
         home: The folder that it lies in.
+        user: Who opened it.
         warnings: What its user should know of where it lies.
     """
 
-    def __init__(self, home: Path, *, clock: Callable[[], float] = time.time, mounts: str | None = None) -> None:
+    def __init__(
+        self,
+        home: Path,
+        *,
+        clock: Callable[[], float] = time.time,
+        mounts: str | None = None,
+        user: str | None = None,
+    ) -> None:
         """Open the registry, or make it.
 
         Args:
             home: Folder of all runs.
             clock: Gives unix seconds.
             mounts: The machine's table of mounts; read from /proc by default.
+            user: Who opens it; whoever this process belongs to by default.
 
         Raises:
             LongshoreError: It cannot be read or written, or a newer version wrote it.
         """
         self.home = home
+        self.user = sharing.user() if user is None else user
         self.path = home / REGISTRY
         self._clock = clock
         table = MOUNTS.read_text(encoding="utf-8", errors="replace") if mounts is None else mounts
@@ -51,6 +62,8 @@ class Registry:
             )
         with self._explained():
             home.mkdir(parents=True, exist_ok=True)
+            if not self.path.exists():
+                self.path.touch()  # SQLite itself would let nobody else write, whatever the umask says
             self._db = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT, isolation_level=None)
             self._db.row_factory = sqlite3.Row
             self._set_journal("wal" if kind is None else "delete")

@@ -157,10 +157,12 @@ class RunStore(ClaimStore):
             words: Further settings of the trainer, for all attempts to come.
 
         Raises:
-            UsageError: It has not ended, or another run of the same job is on its way.
+            UsageError: It is somebody else's, has not ended, or another run of the same job is on its way.
         """
         with self._transaction():
             record = self._record(run_id)
+            if not self.is_mine(record):
+                raise UsageError(f"{run_id} is {record.owner}'s, who alone can resume it")
             if record.state not in TERMINAL:
                 raise UsageError(f"{run_id} has not ended: it is {record.state}")
             last = self.find_by_key(record.key)
@@ -236,7 +238,7 @@ class RunStore(ClaimStore):
                 )
             self._db.executemany(
                 "INSERT INTO runs (run_id, name, sweep_id, sweep_index, backend, profile, key, state, run_dir, launch, "
-                "differs, created, updated, wanted_gpus) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "differs, created, updated, wanted_gpus, owner) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 [
                     (
                         run.run_id,
@@ -253,6 +255,7 @@ class RunStore(ClaimStore):
                         now,
                         now,
                         _startable(run).request.gpus,
+                        self.user,
                     )
                     for run in new
                 ],

@@ -77,7 +77,7 @@ def execute(
         kind = BackendError if isinstance(errors[0], BackendError) else LongshoreError
         raise kind(f"{errors[0]}; submitting again finishes it")
     now = {record.run_id: record for record in store.records(ids)}
-    return [_result(entry, now[entry.record.run_id]) for entry in registered]
+    return [_result(entry, now[entry.record.run_id], store) for entry in registered]
 
 
 def _register(plan: Plan, store: RunStore, again: bool, max_parallel: int | None) -> tuple[Registered, ...]:
@@ -138,11 +138,12 @@ def _max_parallel(plan: Plan, backend: Backend) -> int | None:
     return plan.max_parallel or (LOCAL_MAX_PARALLEL if plan.backend == "local" else None)
 
 
-def _result(entry: Registered, now: RunRecord) -> SubmitResult:
+def _result(entry: Registered, now: RunRecord, store: RunStore) -> SubmitResult:
+    by = "" if store.is_mine(now) else f" by {now.owner}"
     message = {
         Verdict.NEW: "waits for a free slot" if now.state is RunState.QUEUED and now.handle is None else "",
-        Verdict.FINISH: "its submission had been cut short and is finished now",
-        Verdict.ACTIVE: f"submitted already, {now.state}",
+        Verdict.FINISH: f"its submission{by} had been cut short and is finished now",
+        Verdict.ACTIVE: f"submitted already{by}, {now.state}",
         Verdict.DONE: f"{now.state} already; --again makes another run",
     }[entry.verdict]
     return SubmitResult(now.run_id, entry.verdict, now.state, f"{now.run_id}: {message}" if message else "")

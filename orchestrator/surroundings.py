@@ -221,7 +221,7 @@ def look(registry: RunReader) -> int:
     """`refresh`, unless somebody else does nothing else: while thousands of runs come and go, looking stays quick."""
     from orchestrator.keeper import is_kept_up
 
-    if is_kept_up(registry.home):
+    if is_kept_up(registry):
         return 0
     from orchestrator.runs import RunStore
 

@@ -226,6 +226,14 @@ def with_disk_use(table: Table, sizes: Sequence[int]) -> Table:
     return Table((*table.header, "DISK"), rows, table.right | {len(table.header)}, table.expendable)
 
 
+def with_owners(table: Table, records: Sequence[RunRecord]) -> Table:
+    """The same with a column that says whose each run is, where that differs."""
+    if len({record.owner for record in records}) < 2:
+        return table
+    rows = tuple((*row, record.owner) for row, record in zip(table.rows, records, strict=True))
+    return Table((*table.header, "OWNER"), rows, table.right, table.expendable)
+
+
 def _eta(status: Status) -> str:
     seconds = eta(status)
     return "" if seconds is None else age(seconds)
@@ -238,6 +246,7 @@ def status_table(record: RunRecord, status: Status | None, now: float, trend: st
         ("state", str(record.state)),
         ("why", str(record.failure_class or "")),
         ("message", record.message or ""),
+        ("owner", record.owner),
         ("backend", f"{record.backend} ({record.profile})"),
         ("attempt", str(record.attempt or "")),
         ("differs", differences(record.differs)),

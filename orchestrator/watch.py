@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import timedelta
 
 from orchestrator.backends.base import Backend, GpuBackend, Launch, Observation, SweepBackend
-from orchestrator.errors import BackendError, LongshoreError, RefusedStart, UnclearStart
+from orchestrator.errors import BackendError, LongshoreError, RefusedStart, UnclearStart, UsageError
 from orchestrator.gpus import Gpu
 from orchestrator.halving import halve
 from orchestrator.keeper import note_keeper
@@ -49,7 +49,7 @@ def refresh(store: RunStore, backend_for: BackendFor, environment: Mapping[str, 
 def keep_up(store: RunStore, backend_for: BackendFor, environment: Mapping[str, str] = os.environ) -> tuple[Event, ...]:
     """`refresh` for those who look again at once: meanwhile it is enough for everybody else to read."""
     changes = refresh(store, backend_for, environment)
-    note_keeper(store.home)
+    note_keeper(store)
     return changes
 
 
@@ -211,8 +211,11 @@ def cancel(
         The runs as they are now: cancelled, or succeeded where that came first.
 
     Raises:
+        UsageError: One is somebody else's.
         BackendError: Some could not be ended.
     """
+    if others := [record for record in records if not store.is_mine(record)]:
+        raise UsageError(f"{others[0].run_id} is {others[0].owner}'s, who alone can cancel it")
     ids = frozenset(record.run_id for record in records)
     if unclear := store.unclear(ids, _is_gone):
         errors = start_queued(store, backend_for, environment, only=frozenset(unclear))

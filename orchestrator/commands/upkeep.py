@@ -33,6 +33,7 @@ def resume(
     records = resolve(store, [ref])
     if len(records) > 1:
         records = [record for record in records if record.state in {RunState.FAILED, RunState.CANCELLED}]
+        records = [record for record in records if store.is_mine(record)] or records[:1]
         if not records:
             say("every run of it has succeeded or is on its way")
     for record in records:
@@ -55,7 +56,7 @@ def prune(
     larger: Annotated[str | None, typer.Option(metavar="SIZE", help="At least this large: 500M, 10G.")] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Remove them.")] = False,
 ) -> int:
-    """List runs that could go, the oldest first; --yes removes them, from the disk and from the registry."""
+    """List runs of yours that could go, the oldest first; --yes removes them, from the disk and from the registry."""
     from orchestrator.jobfile.quantities import duration_seconds, memory_mib
     from orchestrator.prune import candidates, remove
     from orchestrator.states import TERMINAL
@@ -69,7 +70,7 @@ def prune(
     refresh(store)
     try:
         chosen = candidates(
-            store.list(),
+            [record for record in store.list() if store.is_mine(record)],
             time.time(),
             older=duration_seconds(older) if older else 0.0,
             states={known for known in TERMINAL if not state or str(known) in state},

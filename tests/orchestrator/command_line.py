@@ -40,10 +40,10 @@ class Project:
     environment: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def make(cls, folder: Path) -> Project:
+    def make(cls, folder: Path, interpreter: str = sys.executable) -> Project:
         """A project whose runs are done by the stand-in trainer."""
         python = folder / "standin-python"
-        python.write_text(PYTHON.format(python=shlex.quote(sys.executable), trainer=shlex.quote(str(STANDIN))))
+        python.write_text(PYTHON.format(python=shlex.quote(interpreter), trainer=shlex.quote(str(STANDIN))))
         python.chmod(0o755)
         (folder / "profiles.yaml").write_text(f"default:\n  python: {python}\n")
         return cls(folder)

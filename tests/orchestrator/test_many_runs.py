@@ -82,22 +82,23 @@ def test_a_sweep_that_two_submit_at_once_is_one_sweep_and_each_of_its_runs_is_st
 
 def test_who_looks_while_somebody_keeps_the_registry_up_to_date_only_reads(home: Path, monkeypatch: pytest.MonkeyPatch):
     store = RunStore(home)
-    assert not is_kept_up(home)
+    assert not is_kept_up(store)
     keep_up(store, backend_for)
-    assert is_kept_up(home)
+    assert is_kept_up(store)
     monkeypatch.setattr("orchestrator.watch.refresh", None)  # must not be asked
     assert look(store) == 0
 
 
 def test_a_keeper_that_was_killed_or_hangs_counts_no_more(home: Path):
     store = RunStore(home)
+    mark = home / f"{KEEPER}{store.user}"
     gone = subprocess.Popen(["true"])
-    (home / KEEPER).write_text(str(Process.current()).replace(f"{os.getpid()}:", f"{gone.pid}:", 1))
+    mark.write_text(str(Process.current()).replace(f"{os.getpid()}:", f"{gone.pid}:", 1))
     gone.wait()
-    assert not is_kept_up(home)
+    assert not is_kept_up(store)
     keep_up(store, backend_for)
     hung = time.time() - KEPT_FOR - 1
-    os.utime(home / KEEPER, (hung, hung))
-    assert not is_kept_up(home)
-    (home / KEEPER).write_text("what a crash has left")
-    assert not is_kept_up(home)
+    os.utime(mark, (hung, hung))
+    assert not is_kept_up(store)
+    mark.write_text("what a crash has left")
+    assert not is_kept_up(store)

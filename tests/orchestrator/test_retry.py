@@ -203,14 +203,16 @@ def test_a_registry_of_the_version_before_gets_what_is_new(home: Path):
     store = RunStore(home)
     execute(single(home, "demo-1", SUCCEED), store, BACKEND, {})
     with store._db:
-        for column in ("not_before", "words", "wanted_gpus", "leased_gpus"):
+        for column in ("not_before", "words", "wanted_gpus", "leased_gpus", "owner"):
             store._db.execute(f"ALTER TABLE runs DROP COLUMN {column}")
         store._db.execute("ALTER TABLE sweeps DROP COLUMN stop")
         store._db.execute("DROP TABLE worths")
         store._db.execute("PRAGMA user_version = 1")
     store.close()
-    record = RunStore(home).get("demo-1")
-    assert (record.words, record.gpus) == ((), ())
+    store = RunStore(home)
+    record = store.get("demo-1")
+    assert (record.words, record.gpus, record.owner) == ((), (), "")
+    assert store.is_mine(record)
 
 
 # --- by the script ------------------------------------------------------------------------------------------------
