@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import base64
-import io
 import json
 import os
 import shlex
 import sys
-import tarfile
 from pathlib import Path
 
 import pytest
 
 from tests.orchestrator.command_line import REPOSITORY
 from tests.services.docker_engine import running_engine
+from tests.services.hollow import PYTHON, folders_of, hollow_image
 from tests.services.slurm_project import FOREVER, SlurmProject, end, started
 from tests.services.sshd import Sshd
 
@@ -33,14 +32,6 @@ secrets: [WANDB_API_KEY]
 mounts: [{mounts}]
 train: {{env.backend: debug, experiment: debug, optimization.total_optim_steps: {steps}, logger.interval: 1}}
 """
-# What the set-up asks is answered; what trains is the real trainer.
-PYTHON = """#!/bin/sh
-if [ "$1 $2" = "-m trainer" ]; then
-  exec {python} "$@"
-elif [ "$1" = - ]; then
-  cat >>"$2" </dev/null
-fi
-"""
 
 
 @pytest.fixture(scope="module")
@@ -55,21 +46,6 @@ def engine():
     with running_engine() as engine:
         engine.client.import_image_from_data(hollow_image(), repository="hollow", tag="1")
         yield engine
-
-
-def hollow_image() -> bytes:
-    """An image without any file, whose /usr is to be mounted."""
-    packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w") as archive:
-        for name in ("bin", "lib", "lib64", "sbin"):
-            link = tarfile.TarInfo(name)
-            link.type, link.linkname = tarfile.SYMTYPE, f"usr/{name}"
-            archive.addfile(link)
-        for name in ("usr", "tmp", "root", "etc"):
-            folder = tarfile.TarInfo(name)
-            folder.type, folder.mode = tarfile.DIRTYPE, 0o1777
-            archive.addfile(folder)
-    return packed.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -136,8 +112,7 @@ def told(project, cluster, engine, job) -> bytes:
 
 @pytest.mark.parametrize("backend", ["local", "docker", "slurm", "steve"])
 def test_the_value_of_a_secret_is_in_one_file_at_most_and_nowhere_else(project, cluster, engine, backend):
-    roots = {"/usr", "/tmp", *(str(Path(path).resolve().parents[1]) for path in (sys.executable, sys.prefix + "/lib"))}
-    inside = sorted({*roots, sys.prefix, str(REPOSITORY), str(cluster.folder / "steve")})
+    inside = sorted({*folders_of(Path(sys.prefix)), "/tmp", str(REPOSITORY), str(cluster.folder / "steve")})
     values = {
         "image": "image: hollow:1" if backend in {"docker", "steve"} else "",
         "more": ", extra: {network: none}" if backend == "docker" else ", partition: normal" * (backend == "steve"),
