@@ -63,6 +63,15 @@ def make_recorder(config: Config, simulator: Simulator, agent: Agent, folder: Pa
     return Recorder(simulator, agent, folder, count, config.video.length, seed)
 
 
+def filmed(config: Config) -> int:
+    """How many environments a simulator is to be able to film though no agent sees them.
+
+    Args:
+        config: The trainer's.
+    """
+    return int(config.video.environments) if config.video.enabled is True else 0
+
+
 class Recorder:
     """Films clips while environments are stepped.
 

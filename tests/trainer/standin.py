@@ -21,6 +21,7 @@ TASK = (
     "env.packages=[tests.standin.standin_tasks]",
     "env.allow_cpu=true",
 )
+WALKS = ("Standin-Walk-v0", "Standin-Walk-Direct-v0")  # on Isaac Lab's own two kinds of environments
 SITE = "from tests.standin import install\ninstall()\n"
 
 needs_isaaclab = pytest.mark.skipif(
@@ -42,9 +43,10 @@ start_before_torch(context)
 import torch
 from trainer.config import Config
 from trainer.simulators import make_simulator
+from trainer.video import filmed
 config = Config.of(config)
 def make():
-    return make_simulator(config.env, config.seed, torch.device("cpu"))
+    return make_simulator(config.env, config.seed, torch.device("cpu"), filmed=filmed(config))
 """
 END = "\nsys.stdout.flush(); __import__('os')._exit(0)\n"
 

@@ -50,6 +50,7 @@ def test_trap_7_there_is_never_a_window_and_cameras_only_where_something_is_to_b
     pixels = ["--headless", "--enable_cameras", "--device", "cuda:0"]
     assert launch_arguments(config("env.from_pixels=true")) == pixels
     assert launch_arguments(config("env.name=Isaac-Cartpole-RGB-v0")) == pixels, "the task has a camera of its own"
+    assert launch_arguments(config("video.enabled=true")) == pixels, "there is a film to be made"
 
 
 def test_isaac_lab_runs_on_the_first_gpu_alone(tmp_path: Path):

@@ -80,7 +80,7 @@ def test_the_page_names_what_is_logged_where_an_agent_sees_images(
     tmp_path: Path, agent: str, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(
-        sync_loop, "make_simulator", lambda config, seed, device, _: ImageSimulator(config, seed, device)
+        sync_loop, "make_simulator", lambda config, seed, device, *_: ImageSimulator(config, seed, device)
     )
     settings = [f"agent={agent}", "pipeline=sync"]
     context = make_context(tmp_path, *settings, "env.observation_key=pixels", EVALUATED)

@@ -42,7 +42,7 @@ from trainer.pipelines.parts import (
 from trainer.role import RoleContext
 from trainer.run_dir import Phase
 from trainer.simulators import make_simulator
-from trainer.video import make_recorder
+from trainer.video import filmed, make_recorder
 
 WAIT_SECONDS = 0.1  # between two looks at whether the role is to stop
 
@@ -61,7 +61,9 @@ class SimulationLoop:
         prepare(config)
         self._device, _ = choose_devices(config)
         use_device(self._device)
-        self._simulator = make_simulator(config.env, config.seed, self._device, config.collector.num_collectors)
+        self._simulator = make_simulator(
+            config.env, config.seed, self._device, config.collector.num_collectors, filmed(config)
+        )
         write_interface(context.run_dir, self._simulator)
         remember_interface(config.env, self._simulator)
         observation, action = self._simulator.observation, self._simulator.action

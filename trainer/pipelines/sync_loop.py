@@ -27,7 +27,7 @@ from trainer.pipelines.progress import Mark, Progress, ProgressSaver, resume, wr
 from trainer.role import RoleContext
 from trainer.run_dir import Phase
 from trainer.simulators import make_simulator
-from trainer.video import make_recorder
+from trainer.video import filmed, make_recorder
 
 
 class SyncPipeline:
@@ -43,7 +43,9 @@ class SyncPipeline:
                 "optimization.optim_steps_per_batch"
             )
         self._device = choose_device(config.device)
-        self._simulator = make_simulator(config.env, config.seed, self._device, config.collector.num_collectors)
+        self._simulator = make_simulator(
+            config.env, config.seed, self._device, config.collector.num_collectors, filmed(config)
+        )
         write_interface(context.run_dir, self._simulator)
         spaces = self._simulator.observation, self._simulator.action
         self._agent = make_agent(config, *spaces, self._device)

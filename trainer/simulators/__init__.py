@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 BACKENDS = ("mjlab", "isaaclab", "dm_control", "debug")
 
 
-def make_simulator(config: Config, seed: int, device: torch.device, processes: int | None = None) -> Simulator:
+def make_simulator(
+    config: Config, seed: int, device: torch.device, processes: int | None = None, filmed: int = 0
+) -> Simulator:
     """Start the simulator that `env` of the trainer's config names.
 
     Args:
@@ -23,6 +25,7 @@ def make_simulator(config: Config, seed: int, device: torch.device, processes: i
         seed: Of all that is random in it.
         device: Where observations are wanted.
         processes: `collector.num_collectors`, for simulators that step their environments in processes of their own.
+        filmed: How many environments are to be filmed that no agent sees, for simulators that have to know beforehand.
 
     Raises:
         ConfigError: There is no such backend or task.
@@ -43,7 +46,7 @@ def make_simulator(config: Config, seed: int, device: torch.device, processes: i
     if config.backend == "isaaclab":
         from trainer.simulators.isaaclab import IsaacLabSimulator
 
-        return IsaacLabSimulator(config, seed, device)
+        return IsaacLabSimulator(config, seed, device, filmed)
     if config.backend == "debug":
         from trainer.simulators.debug import DebugSimulator
 

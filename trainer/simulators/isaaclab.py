@@ -1,8 +1,9 @@
-"""Isaac Lab: PhysX on a GPU, built by TorchRL's IsaacLabWrapper. Isaac Sim must have been started before torch.
+"""Isaac Lab: PhysX on a GPU. Isaac Sim must have been started before torch.
 
 Isaac Lab resets environments itself: what an episode ended with is never seen, but its reward and whether it was a
-termination are. Steps go to Isaac Lab's own environment, not through the wrapper: that would put NaN where the last
-observation was and a TensorDict around everything, and the host is what a step waits for.
+termination are. TorchRL's IsaacLabWrapper is not gone through: it puts NaN where the last observation was and a
+TensorDict around everything, the host is what a step waits for, and it does not find the observations of tasks that
+build their scene in code.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ from trainer.config import Config
 from trainer.errors import ConfigError
 from trainer.simulators import isaaclab_app
 from trainer.simulators.base import Control, Space, Step
-from trainer.simulators.isaaclab_camera import add_camera, read_camera
+from trainer.simulators.isaaclab_camera import add_camera, make_env, read_camera
 from trainer.simulators.isaaclab_config import configure, import_packages, task_config
+from trainer.simulators.isaaclab_film import Film, add_film_camera
 from trainer.simulators.observations import PIXELS, check_groups, chosen_groups, own, picked, spaces_of
 from trainer.simulators.task_log import TaskLog
 
@@ -37,6 +39,7 @@ class IsaacLabSimulator:
         config: `env` of the trainer's config.
         seed: Of resets, commands and observation noise.
         device: The first GPU.
+        filmed: How many environments are to be filmed that no agent sees.
 
     Raises:
         ConfigError: The task, its settings or the device are not what Isaac Lab has, or an agent cannot act in it.
@@ -45,7 +48,7 @@ class IsaacLabSimulator:
 
     max_return: float | None = None
 
-    def __init__(self, config: Config, seed: int, device: torch.device) -> None:
+    def __init__(self, config: Config, seed: int, device: torch.device, filmed: int = 0) -> None:
         global _simulation
         if not isaaclab_app.is_running():
             raise RuntimeError(
@@ -60,16 +63,22 @@ class IsaacLabSimulator:
         task = task_config(config.name)
         groups = chosen_groups(config, GROUP)
         configure(task, config, seed, str(device))
+        renders = isaaclab_app.renders(config)
         if config.from_pixels:
             add_camera(task, config.camera)
-        env = _simulation = gymnasium.make(config.name, cfg=task)
+        elif filmed and not renders:
+            add_film_camera(task, config.camera, filmed)
+        env = _simulation = make_env(config.name, task)
         self._raw: Any = env.unwrapped
+        self._film = Film(self._raw, config.camera) if filmed and not renders else None
         self._shift, self._scale = _action_bounds(config, self._raw.single_action_space, device)
-        check_groups(groups, list(_specs(env, device)), config.name)
+        check_groups(groups, list(self._raw.single_observation_space), config.name)
         self._groups, self._pixels = groups, bool(config.from_pixels)
         self._log = TaskLog()
         self.environments = config.num_envs
         self.observation: Mapping[str, Space] = spaces_of(self.reset())  # a space does not tell bytes from floats
+        if self._film is not None:
+            self._film.begin()
         self.action = len(self._scale)
         low, high = self._shift - self._scale, self._shift + self._scale
         self.control: Control | None = Control(self._raw.step_dt, tuple(low.tolist()), tuple(high.tolist()), None)
@@ -85,7 +94,9 @@ class IsaacLabSimulator:
         return Step(self._observe(observation), own(reward), terminated | truncated, terminated.clone())
 
     def render(self, environments: int) -> NDArray[np.uint8]:
-        raise RuntimeError("with Isaac Lab, what an agent sees can be filmed (env.from_pixels), and nothing else")
+        if self._film is not None:
+            return self._film.pictures()
+        return read_camera(self._raw.scene)[:environments].cpu().numpy()
 
     def pop_log(self) -> dict[str, list[float]]:
         return self._log.pop()
@@ -115,14 +126,6 @@ def _check_device(device: torch.device, config: Config) -> None:
         f"device: Isaac Lab runs on cuda:0, not on {device}"
         + ("; no GPU can be seen" if not torch.cuda.is_available() else "")
     )
-
-
-def _specs(env: Any, device: torch.device) -> Any:
-    """What TorchRL makes of the task's observations: a Composite of groups, `[N, …]` each."""
-    from torchrl.envs.libs.isaac_lab import IsaacLabWrapper
-
-    wrapped = IsaacLabWrapper(env, device=device, native_autoreset=True, allow_done_after_reset=True)
-    return wrapped.observation_spec
 
 
 def _action_bounds(config: Config, space: Any, device: torch.device) -> tuple[Tensor, Tensor]:

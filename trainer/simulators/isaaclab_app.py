@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -62,18 +63,23 @@ def launch_arguments(config: Config) -> list[str]:
     """
     return [
         "--headless",
-        *(["--enable_cameras"] if needs_cameras(config.env) else []),
+        *(["--enable_cameras"] if needs_cameras(config) else []),
         "--device",
         simulation_device(config),
     ]
 
 
-def needs_cameras(env: Config) -> bool:
-    """Whether the task renders: Isaac Sim has to know before it starts, and so before the task can be asked.
+def needs_cameras(config: Config) -> bool:
+    """Whether something is to be rendered: Isaac Sim has to know before it starts, before the task can be asked."""
+    return renders(config.env) or config.video.enabled is True
+
+
+def renders(env: Config, environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether every step of the task renders what its cameras see.
 
     Tasks of one's own that have cameras need the variable ENABLE_CAMERAS=1, which AppLauncher reads.
     """
-    return bool(env.from_pixels) or env.name in CAMERA_TASKS
+    return bool(env.from_pixels) or env.name in CAMERA_TASKS or environment.get("ENABLE_CAMERAS") == "1"
 
 
 def simulation_device(config: Config, driver: Path = _DRIVER) -> str:

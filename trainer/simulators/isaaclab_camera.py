@@ -6,9 +6,10 @@ camera sees: it is put into the scene's configuration here, and read from the sc
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trainer.config import Config
@@ -57,12 +58,51 @@ def add_camera(task: Any, camera: Config) -> None:
         if DATA not in own.data_types:
             own.data_types = [*own.data_types, DATA]
     else:
-        setattr(task.scene, NAME, _sensor(camera, pose(camera, robot_position(task))))
+        put_camera(task, NAME, sensor("{ENV_REGEX_NS}", "Camera", camera, pose(camera, robot_position(task))))
     if task.scene.num_envs > MANY:
         log.warning("env.num_envs: %s cameras; more than %s are slow", task.scene.num_envs, MANY)
     # One picture a step, and one more where an episode begins: else its first would be the last one's.
     task.sim.render_interval = max(task.sim.render_interval, task.decimation)
     task.rerender_on_reset = True
+
+
+def put_camera(task: Any, name: str, camera: Any) -> None:
+    """Put a sensor into a task's scene.
+
+    Args:
+        task: Configuration of the task; changed.
+        name: Of the sensor in the scene.
+        camera: Its configuration.
+    """
+    setattr(task.scene, name, camera)
+    # Copies that are made in Fabric alone are not on the stage, where cameras are looked for: there would be one.
+    task.scene.clone_in_fabric = False
+
+
+def make_env(name: str, task: Any) -> Any:
+    """The environment of a registered task, with the cameras that its scene's configuration was given.
+
+    Args:
+        name: As gymnasium's registry has it.
+        task: Its configuration; changed.
+    """
+    import gymnasium
+    from gymnasium.envs.registration import load_env_creator
+    from isaaclab.scene import InteractiveSceneCfg
+    from isaaclab.sensors import CameraCfg
+
+    spec = gymnasium.spec(name)
+    entry: Any = spec.entry_point
+    made = load_env_creator(entry) if isinstance(entry, str) else entry
+    cameras = {key: value for key, value in vars(task.scene).items() if isinstance(value, CameraCfg)}
+    # A scene that is built in code has nothing else in its configuration. Isaac Lab would take it for one that is not,
+    # and copy an empty environment.
+    if cameras and type(task.scene) is InteractiveSceneCfg and hasattr(made, "_setup_scene"):
+        for key in cameras:
+            delattr(task.scene, key)
+        spec = copy.copy(spec)
+        spec.entry_point = _with_cameras(made, cameras)
+    return gymnasium.make(spec, cfg=task)
 
 
 def read_camera(scene: Any) -> Tensor:
@@ -114,13 +154,21 @@ def look_at(position: Vector, target: Vector) -> Quaternion:
     return (cos_yaw * cos_pitch, -sin_yaw * sin_pitch, cos_yaw * sin_pitch, sin_yaw * cos_pitch)
 
 
-def _sensor(camera: Config, pose: Pose) -> Any:
+def sensor(environments: str, name: str, camera: Config, pose: Pose) -> Any:
+    """Configuration of a camera in each environment.
+
+    Args:
+        environments: Pattern of their prims' paths.
+        name: Of the camera's prim.
+        camera: `env.camera` of the trainer's config.
+        pose: Where it is.
+    """
     from isaaclab.sensors import TiledCameraCfg
     from isaaclab.sim import PinholeCameraCfg
 
     parent = f"{camera.parent.strip('/')}/" if camera.parent else ""
     return TiledCameraCfg(
-        prim_path=f"{{ENV_REGEX_NS}}/{parent}Camera",
+        prim_path=f"{environments}/{parent}{name}",
         offset=TiledCameraCfg.OffsetCfg(pos=pose.position, rot=pose.rotation, convention="world"),
         data_types=[DATA],
         spawn=PinholeCameraCfg(
@@ -132,6 +180,19 @@ def _sensor(camera: Config, pose: Pose) -> Any:
         width=camera.width,
         height=camera.height,
     )
+
+
+def _with_cameras(entry: type[Any], cameras: Mapping[str, Any]) -> type[Any]:
+    """A task's class that adds cameras to the scene that it has built in code."""
+
+    class WithCameras(entry):  # type: ignore[misc]
+        def _setup_scene(self) -> None:
+            super()._setup_scene()
+            for name, camera in cameras.items():
+                camera.prim_path = camera.prim_path.format(ENV_REGEX_NS=self.scene.env_regex_ns)
+                self.scene.sensors[name] = camera.class_type(camera)
+
+    return WithCameras
 
 
 def _vector(values: Sequence[float], key: str) -> Vector:

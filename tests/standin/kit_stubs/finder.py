@@ -81,6 +81,9 @@ class KitFinder(MetaPathFinder, Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         module.__file__ = f"/isaac-sim/stubs/{module.__name__.replace('.', '/')}/__init__.py"
+        from .stage import NAMES
+
+        vars(module).update(NAMES.get(module.__name__, {}))
         if module.__name__ == "isaacsim":
             from .simulation_app import SimulationApp, set_paths
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import os
 import sys
 import time
@@ -32,6 +33,10 @@ class SimulationApp:
         self.enable_cameras = "rendering" in os.path.basename(experience) or bool(self.config.get("enable_cameras"))
         if reason := self._refusal():
             raise RuntimeError(f"stand-in of Isaac Sim: {reason}")
+        builtins.ISAAC_LAUNCHED_FROM_TERMINAL = False  # type: ignore[attr-defined]
+        from .stage import settings
+
+        settings["/isaaclab/cameras_enabled"] = self.enable_cameras  # as the experience's file has it
         SimulationApp.instance = self
 
     def _refusal(self) -> str:

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import gymnasium
 
-TASK = "Standin-Reach-v0"
+TASKS = {  # environments and their configurations
+    "Standin-Reach-v0": (f"{__name__}.reach:ReachEnv", f"{__name__}.reach_cfg:ReachEnvCfg"),
+    "Standin-Walk-v0": ("isaaclab.envs:ManagerBasedRLEnv", f"{__name__}.walk_cfg:WalkEnvCfg"),
+    "Standin-Walk-Direct-v0": (f"{__name__}.walk:WalkDirectEnv", f"{__name__}.walk_cfg:WalkDirectEnvCfg"),
+}
 
 
 def register() -> None:
-    """Add the task to gymnasium's registry, as `isaaclab_tasks` adds Isaac Lab's."""
-    if TASK not in gymnasium.registry:
-        gymnasium.register(
-            id=TASK,
-            entry_point=f"{__name__}.reach:ReachEnv",
-            disable_env_checker=True,
-            kwargs={"env_cfg_entry_point": f"{__name__}.reach_cfg:ReachEnvCfg"},
-        )
+    """Add the tasks to gymnasium's registry, as `isaaclab_tasks` adds Isaac Lab's."""
+    for task, (entry_point, configuration) in TASKS.items():
+        if task not in gymnasium.registry:
+            gymnasium.register(
+                id=task,
+                entry_point=entry_point,
+                disable_env_checker=True,
+                kwargs={"env_cfg_entry_point": configuration},
+            )
 
 
 register()
