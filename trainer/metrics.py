@@ -50,6 +50,8 @@ class MetricsLogger:
         settings = config["logger"]
         self._tensorboard = TensorBoard(run_dir.root / "tensorboard") if settings["tensorboard"] else None
         self._wandb = WandB(run_dir, config, {"attempt": attempt}) if settings["wandb"]["mode"] != "disabled" else None
+        if self._wandb is not None:
+            self._wandb.follow_checkpoints()
         self.truncate(None)
 
     def truncate(self, step: int | None) -> None:
@@ -103,10 +105,7 @@ class MetricsLogger:
         self._progress.close()
         if self._tensorboard is not None:
             self._tensorboard.close()
-        if self._wandb is None:
-            return True
-        self._wandb.add_checkpoints()
-        return self._wandb.close()
+        return self._wandb is None or self._wandb.close()
 
     def _lines(self) -> list[bytes]:
         return self._path.read_bytes().splitlines(keepends=True) if self._path.exists() else []

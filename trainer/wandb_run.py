@@ -1,7 +1,8 @@
 """Weights & Biases: a copy of the figures, the checkpoints and the exported policy. What is wrong with it is said once.
 
 All attempts of a run are one run there, under the run's own id, in the group of its sweep. Nothing here waits for the
-network but the start and the end, and those not for long: the package's own process sends what it is given.
+network but the start and the end, and those not for long: the package's own process sends what it is given, and threads
+of `trainer.wandb_artifacts` what takes an answer.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from trainer.run_dir import RUN_ID_VARIABLE, RunDir, read_json, write_atomically
+from trainer.wandb_artifacts import Artifacts
 
 log = logging.getLogger(__name__)
 
 START_SECONDS = 60  # to reach W&B; then the run is kept offline
 FINISH_SECONDS = 20  # for the last upload; well under the grace in which a role has to end
-PARTS = ("learner.pt", "manifest.json")  # of a checkpoint; its replay may have gigabytes
 
 
 class WandB:
@@ -35,7 +36,7 @@ class WandB:
 
     def __init__(self, run_dir: RunDir, config: Mapping[str, Any], notes: Mapping[str, Any] | None = None) -> None:
         self._run: Any = None
-        self._artifacts: list[tuple[str, list[Path], list[str]]] = []  # kind, files, aliases
+        self._artifacts: Artifacts | None = None
         self._run_dir, settings = run_dir, config["logger"]["wandb"]
         # Files of artefacts wait here for their upload; a container's own folders go with it.
         os.environ.setdefault("WANDB_DATA_DIR", str(run_dir.root / "wandb"))
@@ -62,9 +63,10 @@ class WandB:
                 disable_git=True,  # it would look at the repository around the working directory
             ),
         }
+        online = False
         if settings["mode"] == "online":
             try:
-                self._run = wandb.init(mode="online", **arguments)
+                self._run, online = wandb.init(mode="online", **arguments), True
             except Exception as error:
                 words = " ".join(str(error).split())
                 log.warning("W&B cannot be reached (%s): the run is kept in %s/wandb", words, run_dir.root)
@@ -74,6 +76,7 @@ class WandB:
             except Exception as error:
                 log.warning("W&B is left out: %s: %s", type(error).__name__, error)
                 return
+        self._artifacts = Artifacts(self._run, run_dir, self._id, online=online)
         # A resumed run may log a step again that an earlier attempt has logged; W&B's own counter never goes back.
         with suppress(Exception):
             self._run.define_metric("step")
@@ -91,16 +94,13 @@ class WandB:
 
     def add_policy(self, files: Iterable[Path], checkpoint: str) -> None:
         """Keep the exported policy as an artefact; it is sent by `close`."""
-        self._artifacts.append(("policy", list(files), ["latest", checkpoint]))
+        if self._artifacts is not None:
+            self._artifacts.add_policy(files, checkpoint)
 
-    def add_checkpoints(self) -> None:
-        """Keep the newest checkpoint and the best one, without their replays, as versions of an artefact."""
-        found = {name: (self._run_dir.checkpoints / name).resolve() for name in ("best", "latest")}
-        for folder in sorted(set(found.values())):
-            files = [folder / name for name in PARTS if (folder / name).is_file()]
-            aliases = [name for name, target in found.items() if target == folder]
-            if files:
-                self._artifacts.append(("checkpoint", files, [*aliases, folder.name]))
+    def follow_checkpoints(self) -> None:
+        """Keep the checkpoints as versions of an artefact, without their replays; online each when it is saved."""
+        if self._artifacts is not None:
+            self._artifacts.follow_checkpoints()
 
     def close(self) -> bool:
         """Wait for the last upload, but not for a network that is gone.
@@ -125,15 +125,9 @@ class WandB:
         return not finish.is_alive()
 
     def _finish(self) -> None:
-        """Artefacts belong here: the package asks the network about each, and waits for the answer."""
         with suppress(Exception):
-            import wandb
-
-            for kind, files, aliases in self._artifacts:
-                artifact = wandb.Artifact(f"{self._id}-{kind}", type="model" if kind == "policy" else kind)
-                for file in files:
-                    artifact.add_file(str(file))
-                self._run.log_artifact(artifact, aliases=aliases)
+            assert self._artifacts is not None
+            self._artifacts.finish()
         with suppress(Exception):
             self._run.finish()
 

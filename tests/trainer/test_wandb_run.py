@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.orchestrator.local_runs import eventually
 from tests.trainer.wandb_server import WandbServer
 from trainer.run_dir import RunDir
 
@@ -91,46 +92,57 @@ def test_wandb_reads_back_what_two_attempts_have_left_offline(run_dir: RunDir, s
     config = json.loads(told["config"])
     assert config["git"]["value"] == {"commit": COMMIT, "branch": "main", "dirty": True, "diff": "+1"}
     assert config["env"]["value"]["name"] == "Debug-Reach"
-    newest = [aliases for name, aliases in server.artifacts if name == f"{RUN_ID}-checkpoint"][-1]
-    assert {"latest", "step_00000028"} <= set(newest)
+    versions = server.artifacts.named(f"{RUN_ID}-checkpoint")
+    assert [version.metadata["step"] for version in versions if "latest" in version.given] == [20, 28]
+    assert "latest" in versions[-1].aliases
+    assert set(versions[-1].files) == {"learner.pt", "manifest.json"}, "and no replay"
 
 
 def test_a_run_online_sends_its_figures_checkpoints_and_exported_policy(run_dir: RunDir, server: WandbServer):
     pytest.importorskip("onnx")
     train(run_dir, "experiment=debug", "logger.wandb.mode=online", **server.variables)
     assert losses(server.history) == pytest.approx(losses(run_dir.read_metrics()))
-    assert server.artifacts[-1][0] == f"{RUN_ID}-checkpoint"
+    assert "latest" in server.artifacts.named(f"{RUN_ID}-checkpoint")[-1].aliases
     without_id = environment(run_dir, **server.variables)
     del without_id["LONGSHORE_RUN_ID"]  # export is not part of the run
     subprocess.run([sys.executable, "-m", "trainer.export", run_dir.root], env=without_id, check=True, timeout=120)
-    name, aliases = server.artifacts[-1]
-    assert (name, sorted(aliases)) == (f"{RUN_ID}-policy", ["latest", "step_00000020"])
+    [policy] = server.artifacts.named(f"{RUN_ID}-policy")
+    assert policy.aliases == {"latest", "step_00000020"}
+    assert "policy.onnx" in policy.files
     assert {run["name"] for run in server.runs} == {RUN_ID}
 
 
-WITHOUT_NETWORK = """
+START = """
 import json, sys, time
 from pathlib import Path
-from trainer import wandb_run
+from trainer import wandb_artifacts, wandb_run
 from trainer.checkpoint import save
 from trainer.run_dir import RunDir
-wandb_run.FINISH_SECONDS = 1
+wandb_run.FINISH_SECONDS, wandb_artifacts.LOOK_SECONDS = {finish}, 0.05
 run_dir = RunDir(Path(sys.argv[1]))
-run_dir.config.write_text("{}")
-save(run_dir, 5, {"learner": {"weight": 1}}, keep=1)
-run = wandb_run.WandB(run_dir, {"logger": {"wandb": {"mode": "online", "project": "longshore", "group": None}}})
+run_dir.config.write_text("{{}}")
+run = wandb_run.WandB(run_dir, {{"logger": {{"wandb": {{"mode": "{mode}", "project": "longshore", "group": None}}}}}})
+run.follow_checkpoints()
+def saved(step, score=None):
+    save(run_dir, step, {{"learner": {{"weight": step}}, "replay": [step] * 1000}}, keep=2, score=score)
+"""
+
+WITHOUT_NETWORK = """
 run.log(0, {"loss": 1.0})
 print("begun", flush=True)
 sys.stdin.readline()
 slowest = 0.0
 for step in range(1, 1001):
+    if step % 100 == 0:
+        saved(step)
     begun = time.monotonic()
     run.log(step, {"loss": 1.0})
     slowest = max(slowest, time.monotonic() - begun)
+    time.sleep(0.001)
+staged = len(list(Path(sys.argv[1], "wandb", "artifacts", "staging").glob("*")))
 begun = time.monotonic()
-run.add_checkpoints()
 ended = run.close()
-print(json.dumps([slowest, time.monotonic() - begun, ended]), flush=True)
+print(json.dumps([slowest, staged, time.monotonic() - begun, ended]), flush=True)
 __import__("os")._exit(0)
 """
 
@@ -138,7 +150,7 @@ __import__("os")._exit(0)
 def test_a_network_that_goes_silent_holds_neither_the_training_nor_its_end_up(run_dir: RunDir, server: WandbServer):
     """Connections stay open and nothing is answered any more, which is worse than an error."""
     process = subprocess.Popen(
-        [sys.executable, "-c", WITHOUT_NETWORK, run_dir.root],
+        [sys.executable, "-c", START.format(mode="online", finish=1) + WITHOUT_NETWORK, run_dir.root],
         env=environment(run_dir, **server.variables),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -149,8 +161,59 @@ def test_a_network_that_goes_silent_holds_neither_the_training_nor_its_end_up(ru
     assert server.runs, "the connection works"
     server.silent = True
     output, errors = process.communicate("\n", timeout=60)
-    slowest, closing, ended = json.loads(output)
+    slowest, staged, closing, ended = json.loads(output)
     assert slowest < 0.5, "seconds that one line of figures took"
+    assert staged <= 4, "files of ten checkpoints that wait to be sent"
     assert closing < 5
     assert not ended
     assert "is left to `wandb sync --include-online" in errors
+
+
+CHECKPOINTS = """
+for step, score in ((1, 5.0), (2, 9.0), (3, 1.0), (4, 2.0), (5, 3.0)):
+    saved(step, score)
+    print(step, flush=True)
+    sys.stdin.readline()
+print(json.dumps(run.close()), flush=True)
+"""
+
+
+def files_of_newest(server: WandbServer) -> dict[str, int]:
+    return server.artifacts.versions[-1].files if server.artifacts.versions else {}
+
+
+def test_checkpoints_are_sent_when_they_are_saved_and_kept_as_on_the_disk(run_dir: RunDir, server: WandbServer):
+    """Of five the last two, and the second because it was the best; without their replays."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", START.format(mode="online", finish=20) + CHECKPOINTS, run_dir.root],
+        env=environment(run_dir, **server.variables),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    for step, aliases in ((1, {"best", "latest"}), (2, {"best", "latest"}), (3, {"latest"}), (4, {"latest"})):
+        assert process.stdout.readline() == f"{step}\n"
+        eventually(lambda: len(files_of_newest(server)) == 2 and len(server.artifacts.versions) == step, 30)  # noqa: B023
+        assert set(files_of_newest(server)) == {"learner.pt", "manifest.json"}
+        version = server.artifacts.versions[-1]
+        assert (version.metadata["step"], version.given) == (step, aliases)
+        process.stdin.write("go on\n")
+        process.stdin.flush()
+    output, _ = process.communicate("go on\n", timeout=60)
+    assert output.split() == ["5", "true"]
+    versions = server.artifacts.versions
+    there = {version.metadata["step"]: version.aliases for version in versions if not version.deleted}
+    assert there == {2: {"best"}, 4: set(), 5: {"latest"}}
+    assert sorted(path.name for path in run_dir.checkpoints.glob("step_*"))[0] == "step_00000002"
+    assert list((run_dir.root / "wandb" / "artifacts" / "staging").iterdir()) == []
+
+
+def test_offline_the_newest_and_the_best_are_kept_when_the_attempt_ends(run_dir: RunDir, server: WandbServer):
+    """Each checkpoint would be copied, and lie there until somebody sends it."""
+    code = START.format(mode="offline", finish=20) + CHECKPOINTS
+    words = [sys.executable, "-c", code, run_dir.root]
+    done = subprocess.run(words, env=environment(run_dir), input="\n" * 5, capture_output=True, text=True, timeout=60)
+    assert done.stdout.split() == ["1", "2", "3", "4", "5", "true"], done.stderr
+    sync(run_dir, server)
+    versions = server.artifacts.named(f"{RUN_ID}-checkpoint")
+    assert {version.metadata["step"]: version.aliases for version in versions} == {2: {"best"}, 5: {"latest"}}

@@ -8,6 +8,8 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from tests.trainer.wandb_artifacts_server import ArtifactStore
+
 
 class WandbServer(ThreadingHTTPServer):
     """Listens on a port of 127.0.0.1 while it is entered.
@@ -15,7 +17,7 @@ class WandbServer(ThreadingHTTPServer):
     Attributes:
         history: Rows of figures in the order in which they came.
         runs: What was said of the run, each time: variables of `UpsertBucket`.
-        artifacts: Names of artefacts, with the aliases of each.
+        artifacts: What it keeps of those.
         silent: Take connections and requests, and answer none.
     """
 
@@ -25,14 +27,18 @@ class WandbServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.history: list[dict[str, Any]] = []
         self.runs: list[dict[str, Any]] = []
-        self.artifacts: list[tuple[str, list[str]]] = []
         self.silent = False
         self.gone = threading.Event()
+        self.artifacts = ArtifactStore(self.address)
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
 
     @property
     def variables(self) -> dict[str, str]:
         """Environment of a process that is to find it."""
-        return {"WANDB_BASE_URL": f"http://127.0.0.1:{self.server_port}", "WANDB_API_KEY": "0" * 40}
+        return {"WANDB_BASE_URL": self.address, "WANDB_API_KEY": "0" * 40}
 
     def __enter__(self) -> WandbServer:
         threading.Thread(target=self.serve_forever, name="wandb-server", daemon=True).start()
@@ -52,23 +58,22 @@ class WandbServer(ThreadingHTTPServer):
             rows = files.get("wandb-history.jsonl", {}).get("content", ())
             self.history += [json.loads(row) for row in rows]
             return {}
+        if path.startswith("/artifacts/"):
+            self.artifacts.put(path, body)
         if path != "/graphql":
             return {}
         request = json.loads(body)
         operation, variables = request.get("operationName"), request.get("variables") or {}
+        about_artifacts = self.artifacts.answer(operation, request["query"], variables)
+        if about_artifacts is not None:
+            return {"data": about_artifacts}
         if operation == "UpsertBucket":
             self.runs.append(variables)
             return {"data": {"upsertBucket": {"bucket": self._bucket(variables), "inserted": not self.history}}}
         if operation == "RunResumeStatus":
             return {"data": {"model": {"id": "project", "name": "longshore", "bucket": None}}}
-        if operation == "CreateArtifact":
-            artifact = variables["input"]
-            self.artifacts.append((artifact["artifactCollectionName"], [item["alias"] for item in artifact["aliases"]]))
-            there = {"id": "a", "state": "COMMITTED", "artifactSequence": {"latestArtifact": {"id": "a"}}}
-            return {"data": {"createArtifact": {"artifact": there}}}
         if operation == "CreateRunFiles":
-            address = self.variables["WANDB_BASE_URL"]
-            files = [{"name": name, "uploadUrl": f"{address}/{name}"} for name in variables["files"]]
+            files = [{"name": name, "uploadUrl": f"{self.address}/{name}"} for name in variables["files"]]
             return {"data": {"createRunFiles": {"runID": "b", "uploadHeaders": [], "files": files}}}
         if operation == "Viewer":
             viewer = {"id": "v", "entity": "someone", "username": "someone", "flags": "{}", "teams": {"edges": []}}
