@@ -30,7 +30,7 @@ class Fault:
         state: How the run must end.
         loses_checkpoint: It may cost as much as two checkpoint intervals: the newest checkpoint is gone too.
         short: Among the few that are tried with every change.
-        on_slurm: The run is one of `tests.chaos.slurm`.
+        place: Where the run is: `here`, in a container of `docker`, or on `slurm`.
     """
 
     name: str
@@ -39,17 +39,22 @@ class Fault:
     state: str = "succeeded"
     loses_checkpoint: bool = False
     short: bool = False
-    on_slurm: bool = False
+    place: str = "here"
+
+
+def begun(run: Subject, *train: str) -> int:
+    """Submit a run and wait until it has a step and a checkpoint to lose; returns the optimiser steps done."""
+    run.submit(*train)
+    run.until_step(EARLY)
+    run.until_checkpoint()
+    return run.step()
 
 
 def kill_of(part: str, *train: str) -> Callable[[Subject], int]:
     """SIGKILL of one process in the middle of training."""
 
     def make(run: Subject) -> int:
-        run.submit(*train)
-        run.until_step(EARLY)
-        run.until_checkpoint()
-        step = run.step()
+        step = begun(run, *train)
         run.kill(part)
         return step
 
@@ -57,10 +62,7 @@ def kill_of(part: str, *train: str) -> Callable[[Subject], int]:
 
 
 def kill_of_the_script(run: Subject) -> int:
-    run.submit()
-    run.until_step(EARLY)
-    run.until_checkpoint()
-    step = run.step()
+    step = begun(run)
     os.kill(run.script(), signal.SIGKILL)
     return step
 
@@ -91,10 +93,7 @@ def truncation_at(tenth: int) -> Callable[[Subject], int]:
     """The newest checkpoint's largest file is cut, and the trainer killed."""
 
     def make(run: Subject) -> int:
-        run.submit()
-        run.until_step(EARLY)
-        run.until_checkpoint()
-        step = run.step()
+        step = begun(run)
         run.kill(ROLES["trainer"], signal.SIGSTOP)
         newest = (run.run_dir.checkpoints / "latest").resolve()
         largest = max(newest.glob("*.pt*"), key=lambda path: path.stat().st_size)
@@ -107,10 +106,7 @@ def truncation_at(tenth: int) -> Callable[[Subject], int]:
 
 def full_disk(run: Subject) -> int:
     """No room for the next checkpoint, until there is room again."""
-    run.submit()
-    run.until_step(EARLY)
-    run.until_checkpoint()
-    step = run.step()
+    step = begun(run)
     hog = run.home / "hog"
     with hog.open("wb") as file:
         try:
@@ -163,22 +159,22 @@ def clock_jump(seconds: int) -> Callable[[Subject], int]:
     return make
 
 
-def spoilt_simulator(run: Subject) -> int:
-    """One environment shows what is no number, for an episode."""
-    packages, mark = run.folder / "packages", run.folder / "spoilt"
-    packages.mkdir()
-    shutil.copy(Path(__file__).with_name("spoilt.py"), packages / "sitecustomize.py")
-    run.submit(environment={"PYTHONPATH": str(packages), "SPOILT_ONCE": str(mark)})
-    eventually(mark.exists, "a step that is spoilt")
-    return run.step()
+def spoilt_simulator(how: str) -> Callable[[Subject], int]:
+    """A simulator that goes wrong once, as `tests.chaos.spoilt` knows how."""
+
+    def make(run: Subject) -> int:
+        packages, mark = run.packages, run.packages / "spoilt"
+        shutil.copy(Path(__file__).with_name("spoilt.py"), packages / "sitecustomize.py")
+        run.submit(environment={"PYTHONPATH": str(packages), "SPOILT": how, "SPOILT_ONCE": str(mark)})
+        eventually(mark.exists, "a step that is spoilt")
+        return run.step()
+
+    return make
 
 
 def hanging_simulator(run: Subject) -> int:
     """A simulator that answers no more: the watchdog ends the attempt."""
-    run.submit("pipeline: async")
-    run.until_step(EARLY)
-    run.until_checkpoint()
-    step = run.step()
+    step = begun(run, "pipeline: async")
     run.kill(ROLES["simulator"], signal.SIGSTOP)
     return step
 
@@ -234,7 +230,7 @@ def faults() -> list[Fault]:
         Fault("registry locked for 10 s", locked_registry, frozenset(), short=True),
         Fault("clock set an hour forward", clock_jump(3600), frozenset(), short=True),
         Fault("clock set an hour back", clock_jump(-3600), frozenset()),
-        Fault("simulator returns NaN once", spoilt_simulator, frozenset({"nan"}), loses_checkpoint=True),
+        Fault("simulator returns NaN once", spoilt_simulator("nan"), frozenset({"nan"}), loses_checkpoint=True),
         Fault("simulator hangs", hanging_simulator, frozenset({"stalled"})),
         Fault("trainer dies at its start, three times", death_at_start, either),
         Fault("training diverges", not_a_number, frozenset({"nan"}), state="failed"),

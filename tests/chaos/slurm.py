@@ -144,8 +144,8 @@ def faults() -> list[Fault]:
     """All of them."""
     again = frozenset({"preempted", "node-failure", None})
     return [
-        Fault("Slurm: kill -9 of slurmd", kill_of_slurmd, frozenset(), on_slurm=True),
-        Fault("Slurm: the node dies", dead_node, again, on_slurm=True),
-        Fault("Slurm: scontrol requeue", requeue, again, on_slurm=True),
-        Fault("Slurm: kill -9 of the login node's sshd", kill_of_sshd, frozenset(), on_slurm=True),
+        Fault("Slurm: kill -9 of slurmd", kill_of_slurmd, frozenset(), place="slurm"),
+        Fault("Slurm: the node dies", dead_node, again, place="slurm"),
+        Fault("Slurm: scontrol requeue", requeue, again, place="slurm"),
+        Fault("Slurm: kill -9 of the login node's sshd", kill_of_sshd, frozenset(), place="slurm"),
     ]

@@ -1,6 +1,7 @@
 """A simulator that goes wrong once: put on PYTHONPATH as sitecustomize.py, it spoils a step of the debug simulator.
 
-The file $SPOILT_ONCE says whether that has happened.
+$SPOILT is what happens: `nan`, one environment shows what is no number, for an episode; `memory`, the process takes all
+that there is. The file $SPOILT_ONCE says whether it has happened.
 """
 
 from __future__ import annotations
@@ -16,6 +17,12 @@ AT = 600  # steps of the simulator
 _import = builtins.__import__
 
 
+def _take_all() -> None:
+    taken = []
+    while True:
+        taken.append(b"x" * (16 << 20))
+
+
 def _spoil(simulator: Any) -> None:
     step, mark = simulator.step, Path(os.environ["SPOILT_ONCE"])
     steps = 0
@@ -25,6 +32,8 @@ def _spoil(simulator: Any) -> None:
         steps += 1
         if steps == AT and not mark.exists():
             mark.touch()
+            if os.environ["SPOILT"] == "memory":
+                _take_all()
             self._position[0] = float("nan")  # until the episode ends
         return step(self, action)
 

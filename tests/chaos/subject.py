@@ -30,6 +30,7 @@ ROLES = {
 JOB = """\
 name: subject
 backend: {backend}
+{more_job}\
 resources: {{gpus: 0, cpus: 1, memory: 1G{time}}}
 environment: {environment}
 retry:
@@ -56,6 +57,7 @@ class Subject:
         folder: Holds the job and the registry.
         home: Folder of the runs.
         steps: Optimiser steps until it is done.
+        job: Further lines of the job file.
     """
 
     folder: Path
@@ -63,6 +65,7 @@ class Subject:
     steps: int
     run_id: str = ""
     backend: str = "local"
+    job: str = ""
     _last: dict[str, Any] = field(default_factory=dict)
 
     def submit(self, *train: str, time_limit: str | None = None, environment: Mapping[str, str] | None = None) -> None:
@@ -72,6 +75,7 @@ class Subject:
         (self.folder / "job.yaml").write_text(
             JOB.format(
                 backend=self.backend,
+                more_job=self.job,
                 steps=self.steps,
                 more=more,
                 time=limit,
@@ -124,6 +128,17 @@ class Subject:
             return bool(self.status()["attempt"] >= number)
 
         eventually(begun, f"attempt {number}")
+
+    @property
+    def packages(self) -> Path:
+        """Folder of Python modules that a fault puts into the run's way."""
+        folder = self.folder / "packages"
+        folder.mkdir(exist_ok=True)
+        return folder
+
+    def left(self) -> list[str]:
+        """What an ended run has left running."""
+        return [_command_line(entry.pid) for entry in self.processes()]
 
     def processes(self, part: str = "") -> list[Entry]:
         """Living processes of the run, whose command line holds `part`."""

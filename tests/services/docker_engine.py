@@ -98,6 +98,13 @@ class Engine:
             return subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
 
 
+def missing(*commands: str) -> str:
+    """What an engine needs, and these commands besides, that is not here; empty where nothing is."""
+    if os.geteuid() != 0:
+        return "root"
+    return ", ".join(command for command in ("dockerd", "containerd", *commands) if shutil.which(command) is None)
+
+
 @contextlib.contextmanager
 def running_engine(*commands: str, folder: Path | None = None) -> Iterator[Engine]:
     """A running engine; its tests are skipped where there can be none.
@@ -106,11 +113,8 @@ def running_engine(*commands: str, folder: Path | None = None) -> Iterator[Engin
         commands: That are needed besides.
         folder: Keeps its images for the next time.
     """
-    if os.geteuid() != 0:
-        pytest.skip("needs root")
-    for command in ("dockerd", *commands):
-        if shutil.which(command) is None:
-            pytest.skip(f"{command} is not installed")
+    if absent := missing(*commands):
+        pytest.skip(f"needs {absent}")
     engine = Engine(folder, kept=True) if folder else Engine()
     try:
         engine.start()
