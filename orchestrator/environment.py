@@ -17,6 +17,7 @@ from orchestrator.script import ContainerSetup, Install, ScriptContext
 from orchestrator.spec import JobSpec, train_arguments
 
 DEFAULT_SIMULATOR = "mjlab"  # of trainer/conf/config.yaml
+LIBRARIES = ("torch", "tensordict", "torchrl")
 
 # What each simulator needs besides its own module in the trainer. isaaclab.app is found, not imported: it comes before
 # torch where it is used.
@@ -59,6 +60,7 @@ def script_context(
         python: Interpreter of local runs.
     """
     contained = in_container(job, profile)
+    imports, modules = _verified(job)
     container_python = ISAAC_PYTHON if is_isaac(job) else ("python3",)
     return ScriptContext(
         run_id=run_id,
@@ -67,7 +69,8 @@ def script_context(
         python=container_python if contained else (_node_python(profile, python),),
         environment=variables_of(job, profile),
         train=(*watchdog_words(job), *train_arguments(job)),
-        modules=_modules(simulator(job)),
+        imports=imports,
+        modules=modules,
         gpus=job.resources.gpus if contained else 0,  # here `device: auto` takes what there is
         time_limit=job.resources.time_seconds,
         container=container_setup(job) if contained else None,
@@ -165,9 +168,18 @@ def unused_settings(job: JobSpec, profile: Profile) -> list[str]:
     return warnings
 
 
-def _modules(simulator: str) -> tuple[str, ...]:
-    package = PACKAGES.get(simulator)
-    return (f"trainer.simulators.{simulator}", *((package,) if package else ()))
+def _verified(job: JobSpec) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What is imported, and what is only looked for, before training starts.
+
+    On this machine nothing was installed that could have gone wrong, and the trainer itself is the first to import
+    anything: importing it twice would be half of what a short run takes.
+    """
+    name = simulator(job)
+    package = PACKAGES.get(name)
+    modules = (f"trainer.simulators.{name}", *((package,) if package else ()))
+    if job.backend == "local":
+        return (), (*LIBRARIES, *modules)
+    return LIBRARIES, modules
 
 
 def _installs(job: JobSpec) -> Iterator[Install]:

@@ -36,6 +36,8 @@ def failure_class(error: BaseException) -> FailureClass:
         return FailureClass.SPEC
     if isinstance(error, NotFinite):
         return FailureClass.NAN
+    if isinstance(error, ImportError):
+        return FailureClass.SETUP
     if _out_of_memory(error):
         return FailureClass.OUT_OF_MEMORY
     return FailureClass.CRASH

@@ -304,6 +304,15 @@ def test_a_module_that_is_missing_fails_the_set_up_and_says_which(script):
     assert not (script.folder / "seen.json").exists(), output
 
 
+def test_what_is_only_looked_for_is_told_with_its_version_and_not_imported(script):
+    script.context = replace(script.context, imports=(), modules=("trainer", "pytest"))
+    package = Path(script.context.snapshot) / "trainer" / "__init__.py"
+    package.write_text("import sys\nif sys.argv[0] == '-':\n    sys.exit('imported to verify')\n")
+    _, output = script.run("behaviour=succeed")
+    assert f"  ok    trainer: {package}\n" in output
+    assert f"  ok    pytest: {pytest.__version__}\n" in output
+
+
 def test_a_simulator_that_is_not_there_fails_the_set_up_without_being_imported(script):
     script.context = replace(script.context, modules=("trainer.simulators.nowhere",))
     script.run("behaviour=succeed")

@@ -26,6 +26,14 @@ def test_trap_1_what_is_imported_to_verify_the_set_up_is_not_what_must_come_befo
     assert "importlib.util.find_spec(name)" in script
 
 
+def test_on_this_machine_nothing_is_imported_before_the_trainer_does_it(tmp_path):
+    """Nothing was installed that could have gone wrong, and half of a short run would go by with it."""
+    job = read_job(tmp_path, "name: a\nbackend: local\ntrain: {env.backend: debug}\n")
+    script = planned(job).runs[0].files["setup-and-run.sh"]
+    assert array(script, "verify_imports") == []
+    assert array(script, "verify_modules") == ["torch", "tensordict", "torchrl", "trainer.simulators.debug"]
+
+
 def test_trap_4_the_licence_is_accepted(script):
     """Seed, trap 4: without OMNI_KIT_ACCEPT_EULA=yes the simulation does not start."""
     assert "export OMNI_KIT_ACCEPT_EULA=yes\n" in script

@@ -64,6 +64,7 @@ def test_an_exception_is_a_crash_with_its_traceback(coordinator):
         ("NotFinite('loss is nan at step 3')", FailureClass.NAN),
         ("MemoryError()", FailureClass.OUT_OF_MEMORY),
         ("RuntimeError('DefaultCPUAllocator: can\\'t allocate memory')", FailureClass.OUT_OF_MEMORY),
+        ("ModuleNotFoundError('No module named mjlab')", FailureClass.SETUP),
         ("SystemExit(0)", FailureClass.CRASH),
     ],
 )

@@ -297,8 +297,8 @@ rm -f failure.json "$attempt_dir/exit_code"
 
 # ---- verify: one line a check, and what to do about each that fails
 
-verify_imports=(torch tensordict torchrl)
-verify_modules=(trainer.simulators.mjlab mjlab)
+verify_imports=()
+verify_modules=(torch tensordict torchrl trainer.simulators.mjlab mjlab)
 verify_gpus=0
 reason_file=$(mktemp)
 step verify "${PYTHON[@]}" - "$reason_file" "$verify_gpus" "${constraints:-/dev/null}" \
@@ -330,6 +330,13 @@ def fail(name, reason):
     print(f"  FAIL  {name}: {reasons[-1]}", flush=True)
 
 
+def version_or_place(found):
+    try:
+        return version(found.name)
+    except Exception:
+        return found.origin
+
+
 for name in imports:
     try:
         module = importlib.import_module(name)
@@ -343,7 +350,7 @@ for name in modules:
     except Exception as error:
         fail(name, f"{sys.executable} cannot find {name}: {type(error).__name__}: {error}")
     else:
-        say(name, found.origin) if found else fail(name, f"{sys.executable} has no module {name}")
+        say(name, version_or_place(found)) if found else fail(name, f"{sys.executable} has no module {name}")
 with open(constraints, encoding="utf-8") as lines:
     held = dict(line.strip().split("==", 1) for line in lines if "==" in line)
 for name in ("torch", "numpy"):
