@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import sys
 from xml.etree import ElementTree
 
 import pexpect
@@ -11,7 +12,7 @@ import pytest
 
 from orchestrator.follow import live_view
 from orchestrator.states import RunState
-from orchestrator.tables import Table, drawn, fitted, heartbeat, runs_table, status_table
+from orchestrator.tables import Table, drawn, fitted, heartbeat, runs_table, show, status_table
 from orchestrator.trend import BLOCKS, ENDED, eta, recent_returns, sparkline, trends
 from tests.orchestrator.command_line import REPOSITORY, Project
 from tests.orchestrator.report_runs import START, make_runs, write_record
@@ -169,6 +170,46 @@ def test_a_trend_is_shown_on_a_terminal_and_plain_text_elsewhere(tmp_path):
     assert "\x1b" not in piped
     assert not set(piped) & set(BLOCKS)
     assert "42.0" in piped
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def shown(table, monkeypatch, width=200, **variables):
+    """What a terminal of so many columns gets."""
+    for name in ("NO_COLOR", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {"COLUMNS": str(width), "TERM": "xterm", **variables}.items():
+        monkeypatch.setenv(name, value)
+    terminal = Terminal()
+    show(table, terminal)
+    return terminal.getvalue()
+
+
+def test_what_fits_a_terminal_looks_as_rich_draws_it(records, monkeypatch):
+    table = runs_table(records, {record.run_id: heartbeat(record) for record in records}, NOW, trends(records))
+    text = shown(table, monkeypatch)
+    assert "\x1b[31mfailed\x1b[0m" in text
+    assert text.startswith("\x1b[1mRUN\x1b[0m")
+    plain = shown(table, monkeypatch, NO_COLOR="1")
+    assert plain == re.sub(r"\x1b\[\d+m", "", text)
+    drawn_by_rich = text_of(drawn(fitted(table, 200)), 200)
+    assert plain.splitlines() == [line.rstrip() for line in drawn_by_rich.splitlines()]
+
+
+def test_what_does_not_fit_goes_on_in_the_next_line(monkeypatch):
+    table = Table((), (("message", "too long " * 20), ("other", "x")))
+    lines = shown(table, monkeypatch, width=40).splitlines()
+    assert len(lines) > 4
+    assert max(len(re.sub(r"\x1b\[\d+m", "", line)) for line in lines) <= 40
+
+
+def test_a_thousand_runs_are_shown_on_a_terminal_without_rich(records, monkeypatch):
+    monkeypatch.setitem(sys.modules, "rich.console", None)
+    table = runs_table(records * 500, {}, NOW, {})
+    assert len(shown(table, monkeypatch, width=132).splitlines()) == 1 + len(records) * 500
 
 
 def test_the_pictures_of_the_docs_show_the_terminal_as_it_is(records, pytestconfig):
