@@ -6,9 +6,10 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, TextIO
 
+from orchestrator.docker.ssh import SCHEME, SshEngine
 from orchestrator.errors import BackendError
 
 if TYPE_CHECKING:
@@ -68,24 +69,26 @@ def connected(where: str) -> Iterator[docker.APIClient]:
     import docker
     import requests
 
-    try:
-        client = docker.APIClient(base_url=where, version="auto", timeout=TIMEOUT, use_ssh_client=True)
-    except (docker.errors.DockerException, OSError) as error:
-        raise BackendError(f"no container engine answers at {where}: {_reason(where, error)}") from error
-    try:
-        yield client
-    except (requests.exceptions.ConnectionError, requests.exceptions.Timeout) as error:
-        raise BackendError(f"the container engine at {where} has gone away: {_reason(where, error)}") from error
-    finally:
-        client.close()
+    with SshEngine(where) if where.startswith(SCHEME) else nullcontext() as elsewhere:
+        url = where if elsewhere is None else elsewhere.url
+        try:
+            client = docker.APIClient(base_url=url, version="auto", timeout=TIMEOUT)
+        except (docker.errors.DockerException, OSError) as error:
+            reason = _reason(error) if elsewhere is None else elsewhere.reason()
+            raise BackendError(f"no container engine answers at {where}: {reason}") from error
+        try:
+            yield client
+        except (requests.exceptions.ConnectionError, requests.exceptions.Timeout) as error:
+            reason = _reason(error) if elsewhere is None else elsewhere.reason()
+            raise BackendError(f"the container engine at {where} has gone away: {reason}") from error
+        finally:
+            client.close()
 
 
-def _reason(where: str, error: Exception) -> str:
+def _reason(error: Exception) -> str:
     text = str(error)
     if "PermissionError" in text or "Permission denied" in text:
         return "permission denied; add yourself to the group `docker`, or use sudo"
-    if where.startswith("ssh://"):
-        return f"`ssh {where.removeprefix('ssh://')} docker version` must work without a question"
     if "FileNotFoundError" in text or "ConnectionRefused" in text or "Connection refused" in text:
         return "is it running? `systemctl start docker`, or set DOCKER_HOST or the profile's `engine`"
     return " ".join(text.split())[:300]

@@ -14,6 +14,7 @@ from orchestrator.backends.base import ContainerRequest, LaunchRequest
 from orchestrator.backends.docker import DockerBackend, Ended, outcome
 from orchestrator.docker.container import container_body
 from orchestrator.docker.engine import address, connected, explain, follow_messages, image_digest
+from orchestrator.docker.ssh import SshAddress
 from orchestrator.errors import BackendError, UsageError
 from orchestrator.jobfile.job import Mount, Resources
 from orchestrator.launches import launch_text, parse_launch
@@ -186,6 +187,27 @@ def test_an_engine_that_does_not_answer_is_one_line_and_exit_code_3(tmp_path):
     assert "\n" not in str(error.value)
     with pytest.raises(BackendError):
         DockerBackend().poll({f"{where}#abc": tmp_path})
+
+
+@pytest.mark.parametrize(
+    ("where", "words", "typed"),
+    [
+        ("ssh://gpu1", ("--", "gpu1"), "ssh gpu1"),
+        ("ssh://Me@Gpu1:2222", ("-l", "Me", "-p", "2222", "--", "Gpu1"), "ssh -p 2222 Me@Gpu1"),
+        ("ssh://me@[fe80::1]:22", ("-l", "me", "-p", "22", "--", "fe80::1"), "ssh -p 22 me@fe80::1"),
+    ],
+)
+def test_an_address_of_an_engine_elsewhere_is_what_ssh_is_told(where, words, typed):
+    read = SshAddress.of(where)
+    assert (read.words, read.command) == (words, typed)
+
+
+@pytest.mark.parametrize(
+    "where", ["ssh://", "ssh://me@gpu1:port", "ssh://gpu1/var/run/docker.sock", "ssh://me:word@gpu1", "ssh://-oX@-oY"]
+)
+def test_other_addresses_are_refused_before_anything_is_started(where):
+    with pytest.raises(BackendError, match=r"is no address of an engine; write ssh://USER@HOST"), connected(where):
+        pass
 
 
 def test_a_pull_without_a_terminal_says_one_line_and_what_went_wrong():

@@ -119,6 +119,33 @@ class Sshd:
             self.process = None
 
 
+class SshUser:
+    """Somebody whose ssh has a configuration of its own: OpenSSH looks nowhere but in the home of the user's entry.
+
+    Args:
+        folder: Empty; a command `ssh` lies there, and what it reads.
+        sshd: Known, and lets this user in.
+    """
+
+    def __init__(self, folder: Path, sshd: Sshd) -> None:
+        self.folder = folder
+        folder.mkdir()
+        (folder / "ssh").write_text(f'#!/bin/sh\nexec /usr/bin/ssh -F {folder}/config "$@"\n')
+        (folder / "ssh").chmod(0o755)
+        self.knows(sshd.known_as(sshd.port), sshd.key)
+
+    @property
+    def path(self) -> str:
+        """PATH with that command in front."""
+        return f"{self.folder}:{os.environ['PATH']}"
+
+    def knows(self, hosts: str, key: str, *lines: str) -> None:
+        """Have these lines of known_hosts, and this key."""
+        (self.folder / "known_hosts").write_text(hosts)
+        always = (f"IdentityFile {key}", "IdentitiesOnly yes", f"UserKnownHostsFile {self.folder}/known_hosts")
+        (self.folder / "config").write_text("\n".join([*lines, "Host *", *(f" {line}" for line in always), ""]))
+
+
 def make_key(path: Path) -> None:
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(path)], check=True)
 

@@ -14,6 +14,7 @@ import pytest
 
 from tests.orchestrator.local_runs import eventually
 from tests.services.conftest import IMAGE
+from tests.services.sshd import Sshd, SshUser
 from trainer.run_dir import RunDir
 
 pytestmark = [pytest.mark.services, pytest.mark.timeout(900)]
@@ -128,6 +129,35 @@ def test_cancelling_training_saves_and_no_secret_is_left_anywhere(project, job, 
     kept += project.run("plan", "long.yaml", "--json").stdout.encode()
     kept += b"".join(path.read_bytes() for path in (engine.folder / "data" / "containers").rglob("*") if path.is_file())
     assert b"hunter2" not in kept
+
+
+def test_a_run_on_an_engine_over_ssh_is_followed_reached_into_and_cancelled(project, job, engine, tmp_path):
+    """Its machine sees the project's folder under the same path, as it has to."""
+    (tmp_path / "sshd").mkdir()
+    sshd = Sshd(tmp_path / "sshd", {"DOCKER_HOST": engine.address})
+    sshd.start()
+    try:
+        user = SshUser(tmp_path / "user", sshd)
+        far = project.with_variables(DOCKER_HOST=f"ssh://{sshd.target}", PATH=user.path)
+        run = submit(far, job("far", LONG, secrets="MY_SECRET"))
+        trains(far, run)
+        name = run.root.name
+        done = far.run(
+            "exec",
+            name,
+            "--",
+            "bash",
+            "-c",
+            "pwd; tr '\\0' '\\n' </proc/1/environ | grep -c MY_SECRET; exit 7",
+            check=7,
+        )
+        assert done.stdout == f"{run.root}\n0\n"
+        far.run("cancel", name, timeout=200)
+        found = status(far, run)
+        assert (found["state"], found["message"]) == ("cancelled", "after saving a checkpoint"), log(run)
+        assert json.loads((run.attempt(1) / "container.json").read_text())["engine"] == f"ssh://{sshd.target}"
+    finally:
+        sshd.stop()
 
 
 def test_cancelling_the_set_up_ends_it(project, job, engine, tmp_path):
