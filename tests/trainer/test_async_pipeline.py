@@ -1,15 +1,11 @@
-"""The asynchronous pipeline on the debug simulator: whole runs under the coordinator, and both loops side by side."""
+"""Both loops of the asynchronous pipeline: the learner here, the simulator in a forked process."""
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import pickle
 import signal
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing.process import BaseProcess
@@ -19,180 +15,20 @@ from typing import Any
 import pytest
 import torch
 
-from tests.trainer.agents import debug_config
-from tests.trainer.conftest import named_memory
+from tests.trainer.processes import PATIENCE
 from trainer.checkpoint import load, load_latest
 from trainer.config import compose
-from trainer.errors import ConfigError, NotFinite, PeerLost, Stopped
+from trainer.errors import NotFinite, PeerLost, Stopped
 from trainer.exchange.rendezvous import Rendezvous
 from trainer.exchange.weights import WeightReader, WeightWriter
 from trainer.learner import Learner
 from trainer.pipelines import learning, simulation
 from trainer.pipelines.balance import Balance
-from trainer.pipelines.parts import choose_devices
 from trainer.role import RoleConfig, RoleContext
-from trainer.run_dir import FailureClass, Phase, RunDir
+from trainer.run_dir import Phase, RunDir
 from trainer.simulators.debug import SPEED, DebugSimulator
 
-ROOT = Path(__file__).parents[2]
-PATIENCE = 60.0  # seconds that a loaded machine may take for what takes none
 FORK = multiprocessing.get_context("fork")
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.01)
-
-
-def gone(pid: int) -> bool:
-    """Ended, or waiting for whoever is its parent now to collect it."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return True
-
-
-def steps_of(folder: Path) -> list[int]:
-    return [line["step"] for line in RunDir(folder).read_metrics()]
-
-
-def summary_of(folder: Path) -> dict[str, Any]:
-    return json.loads(RunDir(folder).summary.read_text())
-
-
-# Whole runs
-
-
-class Run:
-    """`python -m trainer pipeline=async` in processes of its own, with temporary files of its own."""
-
-    def __init__(self, folder: Path) -> None:
-        self.run_dir = RunDir(folder / "run")
-        self.stderr = ""
-        self._process: subprocess.Popen[str] | None = None
-        self._temporary = Path(tempfile.mkdtemp(prefix="t"))  # short: a socket will be in it
-
-    def start(self, *overrides: str) -> None:
-        paths = {"PYTHONPATH": str(ROOT), "TMPDIR": str(self._temporary), "LONGSHORE_RUN_DIR": str(self.run_dir.root)}
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "trainer", "experiment=debug", "pipeline=async", *overrides],
-            env=os.environ | paths,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def train_until(self, step: int) -> None:
-        """Wait until so many optimiser steps are done."""
-        attempt = max(self.run_dir.attempts(), default=0)
-
-        def reached() -> bool:
-            assert self._process.poll() is None, self._process.communicate()
-            status = self.run_dir.read_status()
-            return status is not None and status.attempt >= attempt and status.optim_step >= step
-
-        wait_until(reached)
-
-    def role(self, name: str) -> int:
-        """Process id of a role of the coordinator."""
-        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
-        modules = {"simulator": b"trainer.pipelines.simulation", "learner": b"trainer.pipelines.learning"}
-        (pid,) = (pid for pid in children if modules[name] in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"))
-        return int(pid)
-
-    def signal(self, number: int) -> None:
-        self._process.send_signal(number)
-
-    def wait(self) -> int:
-        _, self.stderr = self._process.communicate(timeout=PATIENCE)
-        return self._process.returncode
-
-    def left(self) -> list[str]:
-        """Temporary files."""
-        return os.listdir(self._temporary)
-
-    def close(self) -> None:
-        if self._process is not None and self._process.poll() is None:
-            self._process.kill()
-            self._process.communicate()
-        self._temporary.rmdir()
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> Iterator[Run]:
-    one = Run(tmp_path)
-    yield one
-    one.close()
-
-
-ENDLESS = "optimization.total_optim_steps=1000000"
-
-
-def test_a_run_that_is_stopped_saves_all_and_goes_on_to_success(run: Run):
-    run.start(ENDLESS)
-    run.train_until(8)
-    assert not named_memory(run.role("simulator")) + named_memory(run.role("learner"))
-    run.signal(signal.SIGTERM)
-    assert run.wait() == 75
-    assert run.run_dir.read_failure().failure_class is FailureClass.PREEMPTED
-    checkpoint = load_latest(run.run_dir)
-    assert checkpoint.parts["collector"]["simulator"] is not None
-    before = checkpoint.parts["progress"]
-    assert not run.left()
-
-    total = (checkpoint.step // 4 + 5) * 4
-    run.start(f"optimization.total_optim_steps={total}")
-    assert run.wait() == 0
-    assert run.run_dir.success.exists()
-    assert steps_of(run.run_dir.root) == list(range(4, total + 1, 4))
-    assert "resuming from step" in run.stderr
-    assert "simulator and learner share cpu" in run.stderr
-    summary = summary_of(run.run_dir.root)
-    assert summary["optim_steps"] == total
-    assert summary["frames"] > before["frames"]
-    assert summary["random_return"] == before["random_return"] > 0
-    assert summary["trained_return"] > 0
-    assert load_latest(run.run_dir).step == total
-    status = run.run_dir.read_status()
-    assert (status.phase, status.optim_step, status.frames) == (Phase.DONE, total, summary["frames"])
-    assert {"loss/total", "episode/return", "throughput/fps", "pipeline/policy_lag", "pipeline/replay_ratio"} <= set(
-        list(run.run_dir.read_metrics())[-1]
-    )
-    assert not run.left()
-
-
-@pytest.mark.parametrize("victim", ["simulator", "learner"])
-def test_a_killed_role_ends_the_run_within_seconds(run: Run, victim: str):
-    run.start(ENDLESS, "checkpoint.interval=1")
-    run.train_until(20)
-    wait_until(lambda: (run.run_dir.checkpoints / "latest").exists())
-    pids = {name: run.role(name) for name in ("simulator", "learner")}
-    os.kill(pids[victim], signal.SIGKILL)
-    killed = time.monotonic()
-    assert run.wait() == 1
-    assert time.monotonic() - killed < 30  # of the grace of 60
-    assert all(gone(pid) for pid in pids.values())
-    failure = run.run_dir.read_failure()
-    assert failure.failure_class is FailureClass.CRASH
-    assert failure.message == f"role {victim} was ended by signal 9 (SIGKILL)"
-    checkpoint = load_latest(run.run_dir)
-    if victim == "simulator":
-        assert checkpoint.step == run.run_dir.read_status().optim_step
-        assert checkpoint.parts["collector"] is None
-    else:
-        assert checkpoint.parts["collector"] is not None
-    assert not run.left()
-
-
-def test_torch_is_not_imported_before_the_simulator_may_start():
-    """Isaac's AppLauncher must come first."""
-    code = "import sys, trainer.pipelines.simulation; print('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"
-
-
-# Both loops: the learner here, the simulator in a forked process
 
 
 class Roles:
@@ -354,7 +190,7 @@ def test_without_a_ratio_a_slow_learner_gets_all_that_is_collected(roles: Roles,
     learn = Learner.learn
     monkeypatch.setattr(Learner, "learn", lambda self: (learn(self), time.sleep(0.05)))
     learning.main(roles.learner("eval.episodes=0"))
-    assert summary_of(roles.folder)["frames"] > 128 + 2 * 20 * 32
+    assert RunDir(roles.folder).read_summary()["frames"] > 128 + 2 * 20 * 32
 
 
 def test_learning_begins_with_as_many_random_frames_as_the_config_says(roles: Roles, monkeypatch: pytest.MonkeyPatch):
@@ -428,7 +264,7 @@ def test_a_learner_whose_simulator_dies_saves_and_says_so(roles: Roles):
     assert checkpoint.step >= 5
     assert checkpoint.parts["collector"] is None
     learning.main(roles.learner(f"optimization.total_optim_steps={checkpoint.step + 8}"))  # it can be gone on from
-    assert summary_of(roles.folder)["optim_steps"] == checkpoint.step + 8
+    assert RunDir(roles.folder).read_summary()["optim_steps"] == checkpoint.step + 8
 
 
 def test_a_learner_that_is_to_stop_does_not_wait_long_for_a_simulator_that_hangs(roles: Roles):
@@ -491,7 +327,7 @@ def test_a_stop_during_the_last_evaluation_costs_the_evaluation_alone(roles: Rol
         learning.main(context)
     assert load_latest(RunDir(roles.folder)).step == 20
     learning.main(roles.learner())
-    assert summary_of(roles.folder)["optim_steps"] == 20
+    assert RunDir(roles.folder).read_summary()["optim_steps"] == 20
 
 
 def test_without_the_replay_in_the_checkpoint_it_is_filled_again(roles: Roles):
@@ -510,42 +346,3 @@ def test_a_role_without_a_rendezvous_says_what_is_wrong(roles: Roles):
     context = roles.context("learner", None)  # type: ignore[arg-type]
     with pytest.raises(RuntimeError, match="without a rendezvous"):
         learning.main(context)
-
-
-# Devices
-
-
-@pytest.mark.parametrize(
-    ("gpus", "overrides", "devices"),
-    [
-        (0, [], ("cpu", "cpu")),
-        (1, [], ("cuda:0", "cuda:0")),
-        (2, [], ("cuda:0", "cuda:1")),
-        (8, [], ("cuda:0", "cuda:1")),
-        (2, ["device=cpu"], ("cpu", "cpu")),
-        (2, ["device=cuda:1"], ("cuda:1", "cuda:1")),
-        (2, ["pipeline.simulator_device=cuda:1"], ("cuda:1", "cuda:0")),
-        (2, ["pipeline.learner_device=cuda"], ("cuda:0", "cuda:0")),
-        (4, ["pipeline.simulator_device=cuda:3", "pipeline.learner_device=cuda:2"], ("cuda:3", "cuda:2")),
-    ],
-)
-def test_each_role_has_a_gpu_of_its_own_where_there_are_two(
-    monkeypatch: pytest.MonkeyPatch, gpus: int, overrides: list[str], devices: tuple[str, str]
-):
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
-    config = debug_config("pipeline=async", *overrides)
-    assert tuple(str(device) for device in choose_devices(config)) == devices
-
-
-@pytest.mark.parametrize(
-    ("override", "words"),
-    [
-        ("pipeline.simulator_device=gpu", r"pipeline\.simulator_device: 'gpu' is no device"),
-        ("pipeline.learner_device=cuda:4", r"pipeline\.learner_device: cuda:4 is not there: 2 GPUs"),
-    ],
-)
-def test_a_device_that_is_not_there_is_the_jobs_fault(monkeypatch: pytest.MonkeyPatch, override: str, words: str):
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    with pytest.raises(ConfigError, match=words):
-        choose_devices(debug_config("pipeline=async", override))
