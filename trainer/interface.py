@@ -69,10 +69,7 @@ def _memory(env: Config) -> Path:
 
 def _text(simulator: Simulator) -> str:
     content = {
-        "observation": {
-            key: {"shape": list(space.shape), "dtype": dtype_name(space.dtype)}
-            for key, space in simulator.observation.items()
-        },
+        "observation": {key: describe(space) for key, space in simulator.observation.items()},
         "action": simulator.action,
         "control": None if simulator.control is None else simulator.control._asdict(),
     }
@@ -81,11 +78,17 @@ def _text(simulator: Simulator) -> str:
 
 def _interface(content: Mapping[str, Any]) -> Interface:
     observation = {
-        key: Space(tuple(space["shape"]), getattr(torch, space["dtype"]))
+        key: Space(tuple(space["shape"]), getattr(torch, space["dtype"]), tuple(map(tuple, space.get("terms", ()))))
         for key, space in content["observation"].items()
     }
     control = content["control"]
     return Interface(observation, content["action"], None if control is None else _control(**control))
+
+
+def describe(space: Space) -> dict[str, Any]:
+    """A key of the observations in JSON's terms."""
+    described: dict[str, Any] = {"shape": list(space.shape), "dtype": dtype_name(space.dtype)}
+    return {**described, "terms": [list(term) for term in space.terms]} if space.terms else described
 
 
 def dtype_name(dtype: torch.dtype) -> str:
@@ -93,5 +96,5 @@ def dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _control(period: float, low: list[float], high: list[float], joints: list[str] | None) -> Control:
-    return Control(period, tuple(low), tuple(high), None if joints is None else tuple(joints))
+def _control(period: float, **axes: list[Any] | None) -> Control:
+    return Control(period, **{name: None if values is None else tuple(values) for name, values in axes.items()})  # type: ignore[arg-type]

@@ -72,7 +72,8 @@ def test_the_files_do_what_the_trainers_policy_does(exported):
     assert max(metadata["check"]["max_difference"].values()) < 1e-5
     assert (metadata["task"], metadata["step"], metadata["checkpoint"]) == ("Debug-Reach", 20, "step_00000020")
     assert metadata["observations"] == {"policy": {"shape": [3], "dtype": "float32"}}
-    assert metadata["action"] == {"width": 2, "low": [-1.0, -1.0], "high": [1.0, 1.0], "joints": None}
+    action = {"width": 2, "low": [-1.0, -1.0], "high": [1.0, 1.0], "joints": None, "scale": None, "offset": None}
+    assert metadata["action"] == action
 
 
 def test_a_process_without_torch_reaches_the_return_of_the_trainers_evaluation(exported):
@@ -196,8 +197,11 @@ class Camera:
     """What a simulator with a camera says of itself."""
 
     environments, action, max_return = 1, 2, None
-    observation: ClassVar = {"policy": Space((3,)), "pixels": Space((16, 16, 3), torch.uint8)}
-    control = Control(0.02, (-2.0, -1.0), (2.0, 1.0), ("hip", "knee"))
+    observation: ClassVar = {
+        "policy": Space((3,), terms=(("speed", 1), ("angles", 2))),
+        "pixels": Space((16, 16, 3), torch.uint8),
+    }
+    control = Control(0.02, (-2.0, -1.0), (2.0, 1.0), ("hip", "knee"), (0.5, 0.5), (0.1, -0.1))
 
 
 def test_pixels_are_exported_too_and_what_the_simulator_tells_of_the_robot_comes_along(tmp_path):
@@ -209,7 +213,9 @@ def test_pixels_are_exported_too_and_what_the_simulator_tells_of_the_robot_comes
     assert metadata["check"]["max_difference"]["policy.onnx"] < 1e-5
     assert metadata["observations"]["pixels"] == {"shape": [16, 16, 3], "dtype": "uint8"}
     assert metadata["control_period"] == 0.02
-    assert metadata["action"] == {"width": 2, "low": [-2, -1], "high": [2, 1], "joints": ["hip", "knee"]}
+    assert metadata["observations"]["policy"]["terms"] == [["speed", 1], ["angles", 2]]
+    numbers = {"low": [-2, -1], "high": [2, 1], "scale": [0.5, 0.5], "offset": [0.1, -0.1]}
+    assert metadata["action"] == {"width": 2, "joints": ["hip", "knee"], **numbers}
     assert read_interface(run_dir) == Interface(dict(Camera.observation), 2, Camera.control)
 
 

@@ -22,11 +22,11 @@ simulator = make()
 raw = simulator._raw
 before, ended = app.renders, 0
 for _ in range(25):  # an episode has ten steps
-    ended += int(simulator.step(torch.zeros(12, 1)).is_last.sum())
+    ended += int(simulator.step(torch.zeros(12, 2)).is_last.sum())
 collected = app.renders - before
 raw.scene["robot"].data.root_pos_w[:12, 0] = 50 + 10 * torch.arange(12)
 first = simulator.render(3)
-step = simulator.step(torch.zeros(12, 1))
+step = simulator.step(torch.zeros(12, 2))
 second = simulator.render(3)
 answer = {
     "seen": sorted(step.observation),

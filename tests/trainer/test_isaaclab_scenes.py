@@ -19,7 +19,7 @@ from tests.standin.kit_stubs.stage import app
 simulator = make()
 before, seen = app.renders, []
 for _ in range(25):  # an episode has ten steps
-    step = simulator.step(torch.zeros(12, 1))
+    step = simulator.step(torch.zeros(12, 2))
     seen.append([app.renders - before, bool((step.observation["pixels"][..., 1] == app.renders % 256).all())])
 answer = {
     "environments": step.observation["pixels"][:, 0, 0, 0].tolist(),
@@ -46,7 +46,7 @@ for number in range(25):
     tensors, now = wrapped.step_and_maybe_reset(now.set("action", wrapped.action_spec.rand()))
     next_ = tensors["next"]
     raw.step = lambda action: kept[-1]
-    row = simulator.step(torch.zeros(12, 1))
+    row = simulator.step(torch.zeros(12, 2))
     raw.step = step
     answer.append([
         list(next_["reward"].shape),
@@ -87,3 +87,23 @@ def test_rows_are_what_torchrls_wrapper_makes_of_the_same_steps(tmp_path: Path):
     for shape, *same, _ in rows:
         assert shape == [ENVIRONMENTS, 1]
         assert same == [True] * 4
+
+
+def test_a_task_with_managers_tells_what_observations_and_actions_are_made_of(tmp_path: Path):
+    code = """
+simulator = make()
+answer = [simulator.observation["policy"].terms, simulator.control._asdict()]
+"""
+    terms, control = answer_inside(tmp_path, code, f"env.name={WALKS[0]}", "env.action_limit=2")
+    assert terms == [["place", 3], ["last", 2]]
+    assert (control["low"], control["high"]) == ([-2.0, -2.0], [2.0, 2.0])
+    assert (control["joints"], control["scale"]) == (["left", "right"], [0.5, 0.5])
+    assert control["offset"] == pytest.approx([0.3, -0.3])
+
+
+def test_a_task_that_builds_its_scene_in_code_tells_none_of_that(tmp_path: Path):
+    code = """
+simulator = make()
+answer = [simulator.observation["policy"].terms, simulator.control.joints, simulator.control.scale]
+"""
+    assert answer_inside(tmp_path, code, f"env.name={WALKS[1]}") == [[], None, None]

@@ -13,7 +13,7 @@ from tests.trainer.agents import CPU, KEY, debug_config
 from trainer.config import Config
 from trainer.errors import ConfigError
 from trainer.simulators import make_simulator
-from trainer.simulators.base import Control, Simulator, Space
+from trainer.simulators.base import Simulator, Space
 from trainer.simulators.debug import ARENA, EPISODE_STEPS
 from trainer.simulators.observations import chosen_groups, picked, spaces_of
 
@@ -70,7 +70,9 @@ def shapes(observation: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
 
 @mjlab
 def test_mjlab_gives_rows_of_the_interfaces_shapes(cartpole: Simulator):
-    assert (cartpole.environments, cartpole.observation, cartpole.action) == (3, {"actor": Space((5,))}, 1)
+    terms = (("cart_pos", 1), ("pole_angle", 2), ("cart_vel", 1), ("pole_vel", 1))
+    assert (cartpole.environments, cartpole.action) == (3, 1)
+    assert cartpole.observation == {"actor": Space((5,), terms=terms)}
     assert cartpole.max_return == 50
     assert shapes(cartpole.reset()) == {"actor": (3, 5)}
     step = cartpole.step(torch.zeros(3, 1))
@@ -83,7 +85,8 @@ def test_mjlab_gives_rows_of_the_interfaces_shapes(cartpole: Simulator):
 
 @mjlab
 def test_mjlab_tells_what_an_action_is_to_the_task(cartpole: Simulator):
-    assert cartpole.control == Control(0.05, (-1.0,), (1.0,), ("slider",))
+    assert cartpole.control[:4] == (0.05, (-1.0,), (1.0,), ("slider",))
+    assert cartpole.control[4:] == ((1.0,), (0.0,))
 
 
 @mjlab
@@ -125,7 +128,9 @@ def test_mjlab_shows_a_cameras_bytes_beside_vectors():
     """Its cameras are Warp's, which renders on a CPU too, in seconds a picture."""
     names = {"backend": "mjlab", "name": "Mjlab-Lift-Cube-Yam-Rgb", "from_pixels": True, "num_envs": 2}
     simulator = make_simulator(env(**names, observation_key=["actor"]), 0, CPU)
-    assert simulator.observation == {"actor": Space((26,)), "pixels": Space((32, 32, 3), torch.uint8)}
+    terms = (("joint_pos", 8), ("joint_vel", 8), ("actions", 7), ("goal_position", 3))
+    spaces = {"actor": Space((26,), terms=terms), "pixels": Space((32, 32, 3), torch.uint8)}
+    assert simulator.observation == spaces
     first = simulator.reset()
     pixels = first["pixels"].clone()
     assert (pixels.dtype, tuple(pixels.shape)) == (torch.uint8, (2, 32, 32, 3))

@@ -16,7 +16,7 @@ from trainer.export.errors import ExportError
 from trainer.export.formats import OPSET, write_onnx, write_torchscript
 from trainer.export.source import Source, load_source
 from trainer.export.step import OUTPUTS, STATE, PolicyStep
-from trainer.interface import dtype_name
+from trainer.interface import describe
 from trainer.run_dir import RunDir
 
 FORMAT = 1
@@ -76,15 +76,14 @@ def _metadata(source: Source, step: PolicyStep) -> dict[str, Any]:
         "step": source.step,
         "commit": source.commit,
         "versions": versions,
-        "observations": {
-            key: {"shape": list(space.shape), "dtype": dtype_name(space.dtype)}
-            for key, space in sorted(interface.observation.items())
-        },
+        "observations": {key: describe(space) for key, space in sorted(interface.observation.items())},
         "action": {
             "width": interface.action,
             "low": [-limit] * interface.action if control is None else control.low,
             "high": [limit] * interface.action if control is None else control.high,
             "joints": None if control is None else control.joints,
+            "scale": None if control is None else control.scale,
+            "offset": None if control is None else control.offset,
         },
         "control_period": None if control is None else control.period,
         "state": {name: state[name].shape[-1] for name in STATE},

@@ -16,6 +16,7 @@ class Space(NamedTuple):
 
     shape: tuple[int, ...]
     dtype: torch.dtype = torch.float32
+    terms: tuple[tuple[str, int], ...] = ()  # names and widths of what a vector is put together from, where known
 
 
 class Step(NamedTuple):
@@ -34,6 +35,8 @@ class Control(NamedTuple):
     low: tuple[float, ...]  # the task's own action where the agent's is -1, one number an axis
     high: tuple[float, ...]  # … where it is 1; linear in between
     joints: tuple[str, ...] | None  # what each axis moves, None where the task does not tell
+    scale: tuple[float, ...] | None = None  # what the task multiplies its own action by, one number an axis …
+    offset: tuple[float, ...] | None = None  # … and adds to it; the sum is the joint's target. None where not told
 
 
 class Simulator(Protocol):

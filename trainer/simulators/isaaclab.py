@@ -24,6 +24,7 @@ from trainer.simulators.base import Control, Space, Step
 from trainer.simulators.isaaclab_camera import add_camera, make_env, read_camera
 from trainer.simulators.isaaclab_config import configure, import_packages, task_config
 from trainer.simulators.isaaclab_film import Film, add_film_camera
+from trainer.simulators.managers import axes_of, terms_of
 from trainer.simulators.observations import PIXELS, check_groups, chosen_groups, own, picked, spaces_of
 from trainer.simulators.task_log import TaskLog
 
@@ -76,12 +77,17 @@ class IsaacLabSimulator:
         self._groups, self._pixels = groups, bool(config.from_pixels)
         self._log = TaskLog()
         self.environments = config.num_envs
-        self.observation: Mapping[str, Space] = spaces_of(self.reset())  # a space does not tell bytes from floats
+        spaces = spaces_of(self.reset())  # what Isaac Lab calls a space does not tell bytes from floats
+        terms = getattr(self._raw, "observation_manager", None)
+        self.observation: Mapping[str, Space] = {
+            key: space._replace(terms=terms_of(terms, key)) for key, space in spaces.items()
+        }
         if self._film is not None:
             self._film.begin()
         self.action = len(self._scale)
         low, high = self._shift - self._scale, self._shift + self._scale
-        self.control: Control | None = Control(self._raw.step_dt, tuple(low.tolist()), tuple(high.tolist()), None)
+        axes = axes_of(getattr(self._raw, "action_manager", None), _described)
+        self.control: Control | None = Control(self._raw.step_dt, tuple(low.tolist()), tuple(high.tolist()), *axes)
 
     def reset(self) -> dict[str, Tensor]:
         observation, _ = self._raw.reset()
@@ -126,6 +132,14 @@ def _check_device(device: torch.device, config: Config) -> None:
         f"device: Isaac Lab runs on cuda:0, not on {device}"
         + ("; no GPU can be seen" if not torch.cuda.is_available() else "")
     )
+
+
+def _described(term: Any) -> tuple[Any, Any, Any]:
+    """Names of the joints that a term of the action moves; its scale and offset where that is all that it does."""
+    told = term.IO_descriptor
+    affine = getattr(told, "action_type", None) == "JointAction"
+    numbers = (getattr(told, name, None) if affine else None for name in ("scale", "offset"))
+    return (getattr(told, "joint_names", None), *numbers)  # type: ignore[return-value]
 
 
 def _action_bounds(config: Config, space: Any, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -19,6 +19,7 @@ from torch import Tensor
 from trainer.config import Config
 from trainer.errors import ConfigError
 from trainer.simulators.base import Control, Space, Step
+from trainer.simulators.managers import axes_of, terms_of
 from trainer.simulators.observations import PIXELS, check_groups, chosen_groups, own, picked
 from trainer.simulators.task_log import TaskLog
 
@@ -61,7 +62,10 @@ class MjlabSimulator:
         check_groups(self._groups, list(specs), config.name)
         self._raw: Any = self._env._env
         self.environments = config.num_envs
-        self.observation = {group: Space(tuple(specs[group].shape[1:])) for group in self._groups}
+        self.observation = {
+            group: Space(tuple(specs[group].shape[1:]), terms=terms_of(self._raw.observation_manager, group))
+            for group in self._groups
+        }
         self._camera: str | None = None
         if config.from_pixels:
             camera = _camera(self._raw.cfg.scene.sensors, config.name)
@@ -70,9 +74,8 @@ class MjlabSimulator:
         self.action = self._env.action_spec.shape[-1]
         self._limit = config.action_limit
         bound = (float(self._limit),) * self.action
-        self.control: Control | None = Control(
-            self._raw.step_dt, tuple(-limit for limit in bound), bound, _targets(self._raw.action_manager)
-        )
+        axes = axes_of(self._raw.action_manager, _described)
+        self.control: Control | None = Control(self._raw.step_dt, tuple(-limit for limit in bound), bound, *axes)
         self._log = TaskLog()
         self._renderers: list[Any] = []  # one for each environment that is filmed
         bounded = config.name in BOUNDED_REWARDS
@@ -128,19 +131,9 @@ def _renderer(env: Any, number: int) -> Any:
     return renderer
 
 
-def _targets(manager: Any) -> tuple[str, ...] | None:
-    """Names of the joints (tendons, sites) that the axes of an action move, in their order.
-
-    None where a term of the action moves something else by several axes, as inverse kinematics does.
-    """
-    names: list[str] = []
-    for name in manager.active_terms:
-        term = manager.get_term(name)
-        targets = getattr(term, "target_names", ())
-        if len(targets) != term.action_dim:
-            return None
-        names += targets
-    return tuple(names)
+def _described(term: Any) -> tuple[Any, Any, Any]:
+    """Names of the joints, tendons or sites that a term of the action moves, its scale and its offset."""
+    return getattr(term, "target_names", None), getattr(term, "scale", None), getattr(term, "offset", None)
 
 
 def _camera(sensors: Sequence[Any], task: str) -> Any:

@@ -9,26 +9,37 @@ from typing import Any
 import torch
 from isaaclab.assets import Articulation
 from isaaclab.envs import DirectRLEnv
-from isaaclab.managers import ActionTerm
 from isaaclab.sim import SimulationContext
 from torch import Tensor
 
 MANY = 4096  # more than there are environments
+JOINTS = {"left": 0.3, "right": -0.3}  # and their angles when the robot stands, in radians
 
 
 class Walker(Articulation):
-    """A robot in each environment: what of Isaac Lab's articulations a camera asks for."""
+    """A robot in each environment: what of Isaac Lab's articulations cameras and actions ask for."""
 
     def __init__(self, cfg: Any) -> None:
         self.cfg = cfg
         SimulationContext.instance().stage.DefinePrim(cfg.prim_path.replace(".*", "0"))
         self._places = torch.zeros(MANY, 3)
+        stance = torch.tensor([list(JOINTS.values())])  # the same in all environments
+        self._data = SimpleNamespace(root_pos_w=self._places, default_joint_pos=stance)
 
     def __del__(self) -> None: ...
 
     @property
     def data(self) -> Any:
-        return SimpleNamespace(root_pos_w=self._places)
+        return self._data
+
+    @property
+    def num_joints(self) -> int:
+        return len(JOINTS)
+
+    def find_joints(self, names: Any, *_: Any, **__: Any) -> tuple[list[int], list[str]]:
+        return list(range(len(JOINTS))), list(JOINTS)
+
+    def set_joint_position_target(self, *_: Any, **__: Any) -> None: ...
 
     def reset(self, env_ids: Sequence[int] | None = None) -> None:
         self._places[slice(None) if env_ids is None else env_ids] = torch.tensor(self.cfg.init_state.pos)
@@ -37,17 +48,6 @@ class Walker(Articulation):
         self._places[:, 0] += dt
 
     def write_data_to_sim(self) -> None: ...
-
-
-class Go(ActionTerm):
-    """Takes an action, and lets the robot walk as it does."""
-
-    action_dim = 1
-    raw_actions = processed_actions = torch.zeros(MANY, 1)
-
-    def process_actions(self, actions: Tensor) -> None: ...
-
-    def apply_actions(self) -> None: ...
 
 
 def place(env: Any) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from isaaclab.actuators import ImplicitActuatorCfg
 from isaaclab.assets import ArticulationCfg
 from isaaclab.envs import DirectRLEnvCfg, ManagerBasedRLEnvCfg, mdp
-from isaaclab.managers import ActionTermCfg, ObservationGroupCfg, ObservationTermCfg, RewardTermCfg, TerminationTermCfg
+from isaaclab.managers import ObservationGroupCfg, ObservationTermCfg, RewardTermCfg, TerminationTermCfg
 from isaaclab.scene import InteractiveSceneCfg
 from isaaclab.sim import SimulationCfg
 from isaaclab.utils import configclass
@@ -36,15 +36,16 @@ class ObservationsCfg:
         """The agent's."""
 
         place = ObservationTermCfg(func=walk.place)
+        last = ObservationTermCfg(func=mdp.last_action)
 
     policy: PolicyCfg = PolicyCfg()
 
 
 @configclass
 class ActionsCfg:
-    """Where the robot is to go."""
+    """Angles of the joints; the robot walks as it does."""
 
-    go = ActionTermCfg(class_type=walk.Go, asset_name="robot")
+    angles = mdp.JointPositionActionCfg(asset_name="robot", joint_names=[".*"], scale=0.5)
 
 
 @configclass
@@ -88,7 +89,7 @@ class WalkDirectEnvCfg(DirectRLEnvCfg):
     decimation = 2
     episode_length_s = 0.2
     observation_space = 3
-    action_space = 1
+    action_space = 2
     state_space = 0
     sim: SimulationCfg = SimulationCfg(dt=1 / 100, render_interval=2)
     scene: InteractiveSceneCfg = InteractiveSceneCfg(num_envs=4096, env_spacing=2.5, clone_in_fabric=True)
