@@ -15,13 +15,20 @@ from trainer.pipelines.acceptance import visible_gpus
 from trainer.pipelines.parts import check_sizes
 
 
-def stage(name: str, gpus: int, *overrides: str) -> str:
+def stage(name: str, gpus: int, *overrides: str, filmed: str = "false") -> str:
     """A training of the acceptance run, in the grammar of overrides."""
     words = ",".join(f"'{word}'" for word in overrides)
-    return f"{{name: {name}, gpus: {gpus}, published: no figure, overrides: [{words}]}}"
+    return f"{{name: {name}, gpus: {gpus}, filmed: {filmed}, published: no figure, overrides: [{words}]}}"
 
 
-STAGES = ",".join((stage("points", 0, *TASK), stage("wrong", 0, *TASK, "agent.name=none"), stage("large", 99)))
+STAGES = ",".join(
+    (
+        stage("points", 0, *TASK),
+        stage("wrong", 0, *TASK, "agent.name=none"),
+        stage("unseen", 0, *TASK, "video.enabled=false", filmed="true"),
+        stage("large", 99),
+    )
+)
 SET_UP = {"TERM": "xterm", "PYTHONNOUSERSITE": "1", "TD_GET_DEFAULTS_TO_NONE": "1", "HEADLESS": "1"}
 
 CHECKS = [
@@ -92,10 +99,11 @@ def test_the_acceptance_run_looks_at_everything_whatever_fails(tmp_path: Path):
     assert checks["a second Isaac Sim is refused"]["passed"]
     assert checks["Isaac Lab's tasks"]["found"].startswith("15")
     assert not checks["GPUs"]["passed"]
-    points, wrong = report["trainings"]
+    points, wrong, unseen = report["trainings"]
     assert points["failure"] is None
     assert points["steps_per_s"] > 0
     assert wrong["failure"] == "spec: agent.name: 'none' is none of dreamer, dreamer_v3"
+    assert unseen["failure"] == "it has left no film; its log says why"
     failure = json.loads((run / "failure.json").read_text())
     assert failure["message"].startswith("Rejected: ")
     assert "wrong: spec: agent.name" in failure["message"]

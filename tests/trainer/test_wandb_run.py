@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from orchestrator.spec import load_job, train_arguments
 from tests.orchestrator.local_runs import eventually
 from tests.trainer.wandb_server import WandbServer
 from trainer.run_dir import RunDir
@@ -96,6 +97,21 @@ def test_wandb_reads_back_what_two_attempts_have_left_offline(run_dir: RunDir, s
     assert [version.metadata["step"] for version in versions if "latest" in version.given] == [20, 28]
     assert "latest" in versions[-1].aliases
     assert set(versions[-1].files) == {"learner.pt", "manifest.json"}, "and no replay"
+
+
+def test_wandb_reads_back_the_quickstart_that_was_kept_offline(run_dir: RunDir, server: WandbServer):
+    """The job as it is; its first steps are enough."""
+    pytest.importorskip("mjlab")
+    job = load_job(ROOT / "jobs" / "quickstart.yaml")
+    steps = ["optimization.total_optim_steps=32", "logger.interval=16", "eval.episodes=0"]
+    fewer = [*steps, "collector.init_random_frames=8192", "optimization.optim_steps_per_batch=32"]
+    train(run_dir, *train_arguments(job), *fewer, "logger.wandb.mode=offline")
+    sync(run_dir, server)
+    assert losses(server.history) == pytest.approx(losses(run_dir.read_metrics()))
+    assert [row["step"] for row in server.history] == [16, 32]
+    assert json.loads(server.runs[0]["config"])["env"]["value"]["name"] == "Mjlab-Cartpole-Balance"
+    [version] = server.artifacts.named(f"{RUN_ID}-checkpoint")
+    assert (version.metadata["step"], version.aliases) == (32, {"latest"})
 
 
 def test_a_run_online_sends_its_figures_checkpoints_and_exported_policy(run_dir: RunDir, server: WandbServer):

@@ -107,6 +107,8 @@ class Acceptance:
         if not folder.success.exists():
             told = _json(folder.failure) or {}
             failure = f"{told.get('class', 'crash')}: {told.get('message', f'ended with status {status}')}"
+        elif stage.get("filmed") and not list(folder.videos.glob("evaluation-*.mp4")):
+            failure = "it has left no film; its log says why"
         return Training(
             name=stage["name"],
             arguments=arguments,
