@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -177,6 +178,8 @@ def test_tasks_are_found_by_a_part_of_their_name_or_a_glob(project):
     assert {"name": "Mjlab-Cartpole-Balance", "simulator": "mjlab", "kind": "state"} in found
     assert all(task["name"].startswith("Mjlab-Cartpole-") for task in found)
     assert "no task matches" in project.run("tasks", "Cheese", check=1).stderr
+    kinds = Counter(task["kind"] for task in json.loads(project.run("tasks", "Isaac-*", "--json").stdout))
+    assert kinds == {"state": 127, "camera": 23, "multi-agent": 2}, "all 152"
 
 
 def test_what_only_looks_writes_nothing(project):
