@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.trainer.test_async_pipeline import Roles, roles, summary_of  # noqa: F401, a fixture
+from tests.trainer.test_async_pipeline import Roles, roles  # noqa: F401, a fixture
 from trainer.config import Config, compose
 from trainer.interface import Interface, recall_interface, remember_interface
 from trainer.pipelines import learning, learning_loop
 from trainer.pipelines.learning_loop import LearningLoop
+from trainer.run_dir import RunDir
 from trainer.simulators import make_simulator
 from trainer.simulators.base import Space
 
@@ -77,4 +78,4 @@ def test_a_learner_prepares_for_what_is_remembered_and_again_where_that_was_wron
     monkeypatch.setattr(learning_loop, "recall_interface", lambda env: remembered)
     learning.main(context)
     assert built == ([(3,)] if width == 3 else [(5,), (3,)])
-    assert summary_of(roles.folder)["optim_steps"] > 0
+    assert json.loads(RunDir(roles.folder).summary.read_text())["optim_steps"] > 0
