@@ -10,6 +10,7 @@ from dataclasses import replace
 from orchestrator.backends.base import Launch
 from orchestrator.gpus import Gpu, Leases, Site
 from orchestrator.launches import parse_launch
+from orchestrator.predecessors import Standing
 from orchestrator.records import RUN_COLUMNS, RunRecord, run_record
 from orchestrator.registry import ENDED
 from orchestrator.states import RunState
@@ -43,6 +44,7 @@ class ClaimStore(SweepStore):
         is_gone: Callable[[str], bool],
         gpus: Callable[[RunRecord, Launch], Sequence[Gpu]] = lambda _, __: (),
         only: Collection[str] | None = None,
+        follows: Callable[[RunRecord], bool] = lambda _: False,
     ) -> tuple[tuple[RunRecord, Launch], ...]:
         """Take the user's queued runs that may be started now; nobody else is given them while the claimer lives.
 
@@ -52,6 +54,7 @@ class ClaimStore(SweepStore):
             gpus: GPUs that a run may be given, and that no other run of this registry then has; the same for all runs
                 of one backend and profile.
             only: Ids of the runs to take from; None for all.
+            follows: Whether a run's backend can itself wait for others of the same site.
         """
         waiting = "state IN ('queued', 'requeued') AND handle IS NULL AND not_before <= ? AND owner IN ('', ?)"
         now = (self._clock(), self.user)
@@ -79,9 +82,14 @@ class ClaimStore(SweepStore):
                 ).fetchall()
             )
             leases = Leases(pools, self._leased_gpus())
+            standings = {"[]": Standing()}  # the runs of a sweep follow the same ones
             taken = []
             for row in rows:
                 if only is not None and row["run_id"] not in only:
+                    continue
+                if (names := row["after"]) not in standings:
+                    standings[names] = self.standing(json.loads(names))
+                if (handles := _followed(row, standings[names], follows)) is None:
                     continue
                 limit, in_use = row["max_parallel"], busy.get(row["sweep_id"], 0)
                 if row["claim"] is None:
@@ -96,7 +104,8 @@ class ClaimStore(SweepStore):
                 else:
                     leased = tuple(json.loads(row["leased_gpus"]))
                 retaken = row["claim"] not in {None, claimer}
-                taken.append((replace(run_record(row), gpus=leased, retaken=retaken), parse_launch(row["launch"])))
+                record = replace(run_record(row), gpus=leased, retaken=retaken, follows=handles)
+                taken.append((record, parse_launch(row["launch"])))
             self._db.executemany(
                 "UPDATE runs SET claim = ?, leased_gpus = ? WHERE run_id = ?",
                 [(claimer, json.dumps(record.gpus), record.run_id) for record, _ in taken],
@@ -136,6 +145,22 @@ class ClaimStore(SweepStore):
 
 def _site(row: sqlite3.Row) -> Site:
     return row["backend"], row["profile"]
+
+
+def _followed(row: sqlite3.Row, standing: Standing, follows: Callable[[RunRecord], bool]) -> tuple[str, ...] | None:
+    """Handles that the backend of a run is to wait for; None where the run has to wait here.
+
+    Args:
+        row: The run.
+        standing: Of the runs that it follows.
+        follows: Whether its backend can wait for others of the same site.
+    """
+    of_its_site = [record for record in standing.going if (record.backend, record.profile) == _site(row)]
+    handles = tuple(record.handle for record in of_its_site if record.handle is not None)
+    if row["claim"] is not None:  # it may have been started already, which only its backend knows
+        return handles
+    here = not handles or follows(run_record(row))
+    return handles if here and len(handles) == len(standing.going) and not standing.lost else None
 
 
 def _is_free(claim: str, is_gone: Callable[[str], bool]) -> bool:

@@ -24,6 +24,7 @@ from orchestrator.surroundings import (
     existing_store,
     fetch_logs,
     load,
+    look_at,
     observer,
     open_store,
     plan_of,
@@ -79,6 +80,7 @@ def submit(
     from orchestrator.submit import execute
 
     store = open_store()
+    look_at(store, made.after)
     results = execute(made, store, where, secrets, again=again)
     for result in results:
         print(result.run_id, flush=True)

@@ -59,7 +59,8 @@ def show_standing(run: str, *, as_json: bool) -> int:
         print(json.dumps(run_to_dict(record) | history, indent=2))
     else:
         trend = trends(records)[records[0].run_id] if sys.stdout.isatty() else ""
-        show(status_table(records[0], heartbeat(records[0]), time.time(), trend))
+        awaited = registry.predecessors(records[0].after)
+        show(status_table(records[0], heartbeat(records[0]), time.time(), trend, awaited))
     return code
 
 

@@ -18,6 +18,7 @@ from orchestrator.surroundings import (
     existing_store,
     home,
     load,
+    look_at,
     open_store,
     plan_of,
     refresh,
@@ -82,7 +83,9 @@ def submit(
     secrets = secrets_of(spec)
     with _closing(open_store()) as store, _outside_of_the_kernel():
         where = backend_for(spec.backend, spec.profile)
-        return [result.run_id for result in execute(plan_of(spec), store, where, secrets, again=again)]
+        made = plan_of(spec)
+        look_at(store, made.after)
+        return [result.run_id for result in execute(made, store, where, secrets, again=again)]
 
 
 def wait(runs: Runs, timeout: float | None = None) -> pandas.DataFrame:

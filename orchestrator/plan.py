@@ -82,6 +82,7 @@ class Plan:
         is_sweep: Whether the job has a sweep, of however few runs.
         max_parallel: How many runs of the sweep may go at once; None where the job does not say.
         stop: Which runs of the sweep are stopped before their end; None for none.
+        after: Ids of the runs and sweeps that must succeed before any of these begins.
     """
 
     plan_id: str
@@ -95,6 +96,7 @@ class Plan:
     is_sweep: bool
     max_parallel: int | None = None
     stop: StopRule | None = None
+    after: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """For programs. Secrets stand in it by name."""
@@ -107,6 +109,7 @@ class Plan:
             "is_sweep": self.is_sweep,
             "max_parallel": self.max_parallel,
             "stop": None if self.stop is None else asdict(self.stop),
+            "after": list(self.after),
             "warnings": list(self.warnings),
             "snapshot": _snapshot_summary(self.snapshot, self.home),
             "git": _git(self.snapshot),
@@ -123,7 +126,7 @@ def make_plan(job: JobSpec, *, run_id: str, snapshot: Snapshot, profile: Profile
     """Plan the runs of a job. Pure: the same arguments give the same plan.
 
     Args:
-        job: With or without a sweep.
+        job: With or without a sweep; what it comes `after` named by whole ids.
         run_id: Of the run, or of the sweep: from `new_run_id`.
         snapshot: The code that ships.
         profile: Settings of the site.
@@ -160,6 +163,7 @@ def make_plan(job: JobSpec, *, run_id: str, snapshot: Snapshot, profile: Profile
         is_sweep=job.sweep is not None,
         max_parallel=None if job.sweep is None else job.sweep.max_parallel,
         stop=None if job.sweep is None or job.sweep.stop is None else job.sweep.stop.rule,
+        after=job.after,
     )
 
 
@@ -290,10 +294,11 @@ def _root(job: JobSpec, profile: Profile, home: Path) -> Path:
 def submission_key(job: JobSpec, snapshot: Snapshot, profile: Profile) -> str:
     """SHA-256 over what makes a submission: submitting an unfinished key again finishes it.
 
-    The place in a sweep is no part of it: a sweep that has grown submits what is new.
+    The place in a sweep is no part of it: a sweep that has grown submits what is new. Nor is `after`, which says when
+    the work begins, and may name other runs the next time that it is read.
     """
     canonical = {
-        "job": job.model_dump(mode="json"),
+        "job": job.model_dump(mode="json", exclude={"after"}),
         "snapshot": snapshot.digest,
         "profile": profile.model_dump(mode="json"),
     }

@@ -9,6 +9,7 @@ import json
 from collections.abc import Sequence
 
 from orchestrator.errors import UsageError
+from orchestrator.predecessors import Standing
 from orchestrator.records import RUN_COLUMNS, Attempt, Event, RunRecord, attempt_record, event_record, run_record
 from orchestrator.references import listed, match_reference
 from orchestrator.registry import ENDED, Registry
@@ -62,6 +63,31 @@ class RunReader(Registry):
     def with_handle(self) -> tuple[RunRecord, ...]:
         """Runs that have been started and have not ended: those that a backend knows something of."""
         return self._select(f"handle NOTNULL AND state NOT IN {ENDED}")
+
+    def whole_id(self, reference: str) -> str:
+        """Id of the run, or of the sweep, that a RUN of the command line means.
+
+        Raises:
+            UsageError: It means nothing, or may mean several things.
+        """
+        first, *others = self.resolve(reference)
+        return first.sweep_id if others and first.sweep_id is not None else first.run_id
+
+    def predecessors(self, names: Sequence[str]) -> tuple[RunRecord, ...]:
+        """The runs that `after` names, the oldest first.
+
+        Args:
+            names: Whole ids of runs and sweeps; of a sweep's runs that stand for the same work, the last one counts.
+        """
+        if not names:
+            return ()
+        meant = "SELECT value FROM json_each(?1)"
+        records = self._select(f"run_id IN ({meant}) OR sweep_id IN ({meant})", json.dumps(names))
+        return tuple({r.run_id if r.run_id in names else r.key: r for r in records}.values())
+
+    def standing(self, names: Sequence[str]) -> Standing:
+        """How the runs that `after` names stand; its argument is that of `predecessors`."""
+        return Standing.of(names, self.predecessors(names))
 
     def attempts(self, run_id: str) -> tuple[Attempt, ...]:
         """Starts of a run, the first one first."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from orchestrator.states import FailureClass, RunState
 
-VERSION = 6  # of the schema, kept in PRAGMA user_version
+VERSION = 7  # of the schema, kept in PRAGMA user_version
 
 # The one active run of a submission key: what `active` lists is every state but the terminal ones.
 SCHEMA = """
@@ -29,7 +29,8 @@ CREATE TABLE runs (
     run_dir TEXT NOT NULL, attempt INTEGER NOT NULL DEFAULT 0, handle TEXT, claim TEXT,
     cancelling INTEGER NOT NULL DEFAULT 0, launch TEXT NOT NULL, differs TEXT NOT NULL,
     created REAL NOT NULL, updated REAL NOT NULL, not_before REAL NOT NULL DEFAULT 0, words TEXT NOT NULL DEFAULT '[]',
-    wanted_gpus INTEGER NOT NULL DEFAULT 0, leased_gpus TEXT NOT NULL DEFAULT '[]', owner TEXT NOT NULL DEFAULT ''
+    wanted_gpus INTEGER NOT NULL DEFAULT 0, leased_gpus TEXT NOT NULL DEFAULT '[]', owner TEXT NOT NULL DEFAULT '',
+    after TEXT NOT NULL DEFAULT '[]'
 );
 CREATE UNIQUE INDEX active_key ON runs (key)
     WHERE state IN ('planned', 'submitting', 'queued', 'setting-up', 'running', 'requeued');
@@ -52,7 +53,7 @@ CREATE INDEX events_by_run ON events (run_id, sequence);
 RUN_COLUMNS = (
     "runs.run_id, runs.name, runs.sweep_id, runs.sweep_index, runs.backend, runs.profile, runs.key, runs.run_dir, "
     "runs.state, runs.failure_class, runs.message, runs.attempt, runs.handle, runs.created, runs.updated, "
-    "runs.differs, runs.cancelling, runs.words, runs.leased_gpus, runs.owner"
+    "runs.differs, runs.cancelling, runs.words, runs.leased_gpus, runs.owner, runs.after"
 )
 
 # From each version to the next.
@@ -68,6 +69,7 @@ MIGRATIONS = {
     "CREATE TABLE worths (run_id TEXT NOT NULL REFERENCES runs (run_id), point INTEGER NOT NULL, worth REAL NOT NULL, "
     "PRIMARY KEY (run_id, point));\n",
     5: "ALTER TABLE runs ADD COLUMN owner TEXT NOT NULL DEFAULT '';\n",
+    6: "ALTER TABLE runs ADD COLUMN after TEXT NOT NULL DEFAULT '[]';\n",
 }
 
 
@@ -87,7 +89,9 @@ class RunRecord:
         words: Further settings of the trainer, for the attempts to come.
         owner: Whoever submitted it, and alone starts, resumes and cancels it; empty where an older version did.
         gpus: Names of the GPUs that it has, or had, to itself; none where its backend gives them out.
+        after: Ids of the runs and sweeps that must succeed before it begins; nothing once it has begun.
         retaken: Whoever had claimed its start before has not seen what came of it.
+        follows: Handles of the attempts that its backend is to wait for before it begins.
     """
 
     run_id: str
@@ -110,7 +114,9 @@ class RunRecord:
     words: tuple[str, ...]
     gpus: tuple[str, ...]
     owner: str
+    after: tuple[str, ...] = ()
     retaken: bool = False
+    follows: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -141,7 +147,7 @@ def run_record(row: sqlite3.Row) -> RunRecord:
     """A row that begins with RUN_COLUMNS. It is read by place: by name it would take twice as long."""
     run_id, name, sweep_id, index, backend, profile, key, run_dir = row[:8]
     state, failure_class, message, attempt, handle, created, updated = row[8:15]
-    differs, cancelling, words, gpus, owner = row[15:20]
+    differs, cancelling, words, gpus, owner, after = row[15:21]
     return RunRecord(
         run_id=run_id,
         name=name,
@@ -163,6 +169,7 @@ def run_record(row: sqlite3.Row) -> RunRecord:
         words=_words(words),
         gpus=_words(gpus),
         owner=owner,
+        after=_words(after),
     )
 
 

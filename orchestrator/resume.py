@@ -30,6 +30,8 @@ def resume(store: RunStore, record: RunRecord, settings: Sequence[str], checkpoi
     run_dir = RunDir(record.run_dir)
     if record.state is RunState.SUCCEEDED and not settings:
         raise UsageError(f"{record.run_id} has succeeded; give it more to do: optimization.total_optim_steps=NUMBER")
+    if lost := store.standing(record.after).lost:
+        raise UsageError(f"{record.run_id}: {lost}; resume that one first, or submit the job without `after`")
     unpack([record.run_dir])
     words = _words(run_dir, settings)
     folder = None if checkpoint is None else _checkpoint(run_dir, checkpoint)

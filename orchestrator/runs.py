@@ -20,6 +20,8 @@ from trainer.run_dir import ExitCode, FailureClass, RunDir
 if TYPE_CHECKING:
     from orchestrator.plan import Plan, PlannedRun
 
+BEGUN = frozenset({RunState.SETTING_UP, RunState.RUNNING, RunState.SUCCEEDED, RunState.FAILED})  # it waits no more
+
 __all__ = ["Attempt", "Event", "Registered", "RunRecord", "RunStore"]
 
 
@@ -144,7 +146,7 @@ class RunStore(ClaimStore):
                 if new is RunState.FAILED and (delay := self._retry_delay(record, seen)) is not None:
                     changes.append(self._requeue(record, seen, delay))
                 elif new != record.state:
-                    changes.append(self._move(run_id, new, seen))
+                    changes.append(self._move(run_id, new, self._why_in_vain(record, seen)))
                 elif new is RunState.QUEUED:  # why it waits changes while it does
                     self._db.execute("UPDATE runs SET message = ? WHERE run_id = ?", (seen.message, run_id))
         return tuple(changes)
@@ -176,9 +178,10 @@ class RunStore(ClaimStore):
             self._move(run_id, RunState.REQUEUED, Observation(RunState.REQUEUED, message="resumed by hand"))
 
     def forget(self, run_id: str) -> bool:
-        """Take a run that has ended out of the registry; whether it was."""
+        """Take a run that has ended, and that no other one waits for, out of the registry; whether it was."""
         with self._transaction():
-            if self._record(run_id).state not in TERMINAL:
+            record = self._record(run_id)
+            if record.state not in TERMINAL or self._is_awaited(record):
                 return False
             for table in ("attempts", "events", "worths", "runs"):
                 self._db.execute(f"DELETE FROM {table} WHERE run_id = ?", (run_id,))
@@ -193,6 +196,23 @@ class RunStore(ClaimStore):
             record = self._record(run_id)
             if record.state is RunState.REQUEUED and record.handle is None:
                 self._move(run_id, RunState.STOPPED, Observation(RunState.STOPPED, message=why))
+
+    def end_what_waits_in_vain(self) -> tuple[Event, ...]:
+        """Cancel the runs that wait here for others which have ended without success.
+
+        Returns:
+            The changes. What waits for one of those is among them.
+        """
+        waiting = "after != '[]' AND state IN ('queued', 'requeued') AND handle IS NULL AND claim IS NULL"
+        if not self._select(waiting):
+            return ()
+        changes = []
+        with self._transaction():
+            for record in self._select(waiting):
+                if lost := self.standing(record.after).lost:
+                    seen = Observation(RunState.CANCELLED, message=f"never started: {lost}")
+                    changes.append(self._move(record.run_id, RunState.CANCELLED, seen))
+        return tuple(changes)
 
     def request_cancel(self, run_ids: Iterable[str]) -> tuple[RunRecord, ...]:
         """Note that runs are to end. Those not started yet are `cancelled` at once.
@@ -238,7 +258,8 @@ class RunStore(ClaimStore):
                 )
             self._db.executemany(
                 "INSERT INTO runs (run_id, name, sweep_id, sweep_index, backend, profile, key, state, run_dir, launch, "
-                "differs, created, updated, wanted_gpus, owner) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "differs, created, updated, wanted_gpus, owner, after) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 [
                     (
                         run.run_id,
@@ -256,6 +277,7 @@ class RunStore(ClaimStore):
                         now,
                         _startable(run).request.gpus,
                         self.user,
+                        json.dumps(plan.after),
                     )
                     for run in new
                 ],
@@ -310,6 +332,21 @@ class RunStore(ClaimStore):
             (self._clock(), seen.failure_class, seen.exit_code, message, run_id, run_id),
         )
 
+    def _is_awaited(self, record: RunRecord) -> bool:
+        """Whether a run that has not begun follows this one."""
+        query = (
+            "SELECT 1 FROM runs, json_each(runs.after) WHERE runs.after != '[]' "
+            "AND value IN (?, ?) AND state IN ('submitting', 'queued', 'requeued') LIMIT 1"
+        )
+        return self._db.execute(query, (record.run_id, record.sweep_id)).fetchone() is not None
+
+    def _why_in_vain(self, record: RunRecord, seen: Observation) -> Observation:
+        """What a backend has seen, with the reason where a run never began because of the ones that it follows."""
+        if seen.state is not RunState.CANCELLED or record.cancelling or not record.after:
+            return seen
+        lost = self.standing(record.after).lost
+        return replace(seen, message=f"never started: {lost}") if lost else seen
+
     def _move(self, run_id: str, new: RunState, seen: Observation | None = None) -> Event:
         """One checked step of a run, with its event; inside a transaction."""
         old, now = self._state(run_id), self._clock()
@@ -323,6 +360,8 @@ class RunStore(ClaimStore):
             "UPDATE runs SET state = ?, failure_class = ?, message = ?, updated = ? WHERE run_id = ?",
             (new, failure_class, message, now, run_id),
         )
+        if new in BEGUN:
+            self._db.execute("UPDATE runs SET after = '[]' WHERE run_id = ? AND after != '[]'", (run_id,))
         if new in TERMINAL:
             self._end_attempt(run_id, replace(seen, failure_class=failure_class), message)
         self._db.execute(

@@ -77,7 +77,8 @@ def execute(
         kind = BackendError if isinstance(errors[0], BackendError) else LongshoreError
         raise kind(f"{errors[0]}; submitting again finishes it")
     now = {record.run_id: record for record in store.records(ids)}
-    return [_result(entry, now[entry.record.run_id], store) for entry in registered]
+    waits = (store.standing(plan.after).waits if plan.after else "") or "waits for a free slot"
+    return [_result(entry, now[entry.record.run_id], store, waits) for entry in registered]
 
 
 def _register(plan: Plan, store: RunStore, again: bool, max_parallel: int | None) -> tuple[Registered, ...]:
@@ -88,6 +89,8 @@ def _register(plan: Plan, store: RunStore, again: bool, max_parallel: int | None
     if taken := store.records([run.run_id for run in new]):
         raise LongshoreError(f"{taken[0].run_id}: this run id is taken; submit again for another")
     if new:
+        if lost := store.standing(plan.after).lost:
+            raise LongshoreError(f"after: {lost}; nothing was submitted")
         _put_in_place(plan, new)
     registered: tuple[Registered, ...] = ()
     try:
@@ -138,10 +141,10 @@ def _max_parallel(plan: Plan, backend: Backend) -> int | None:
     return plan.max_parallel or (LOCAL_MAX_PARALLEL if plan.backend == "local" else None)
 
 
-def _result(entry: Registered, now: RunRecord, store: RunStore) -> SubmitResult:
+def _result(entry: Registered, now: RunRecord, store: RunStore, waits: str) -> SubmitResult:
     by = "" if store.is_mine(now) else f" by {now.owner}"
     message = {
-        Verdict.NEW: "waits for a free slot" if now.state is RunState.QUEUED and now.handle is None else "",
+        Verdict.NEW: waits if now.state is RunState.QUEUED and now.handle is None else "",
         Verdict.FINISH: f"its submission{by} had been cut short and is finished now",
         Verdict.ACTIVE: f"submitted already{by}, {now.state}",
         Verdict.DONE: f"{now.state} already; --again makes another run",

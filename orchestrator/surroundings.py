@@ -95,6 +95,9 @@ def plan_quietly(job: JobSpec) -> Plan:
         from orchestrator.plan import make_plan, new_run_id
         from orchestrator.profile import load_profile
 
+    if job.after:
+        store = existing_store(job.after[0])
+        job = job.model_copy(update={"after": tuple(dict.fromkeys(map(store.whole_id, job.after)))})
     profile = load_profile(job.profile, job.backend, profile_files())
     return make_plan(
         job,
@@ -215,6 +218,18 @@ def refresh(store: RunStore) -> int:
         say(f"error: {error}; this is what was known before")
         return error.exit_code
     return 0
+
+
+def look_at(store: RunStore, names: Sequence[str]) -> None:
+    """Learn what became of the runs that others are to follow, each a whole id of a run or a sweep."""
+    from orchestrator.states import TERMINAL
+    from orchestrator.watch import observe
+
+    going = [record for record in store.predecessors(names) if record.state not in TERMINAL]
+    try:
+        observe(store, backend_for, going)
+    except BackendError as error:
+        say(f"warning: {error}; how {', '.join(names)} stands is what was known before")
 
 
 def look(registry: RunReader) -> int:

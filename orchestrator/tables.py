@@ -18,6 +18,7 @@ from shlex import quote
 from typing import TYPE_CHECKING, Any, TextIO
 
 from orchestrator.jobfile.nodes import differences, printable
+from orchestrator.references import listed
 from orchestrator.states import RunState
 from orchestrator.trend import BLOCKS, eta
 from trainer.run_dir import RunDir, Status
@@ -168,6 +169,7 @@ def plan_text(plan: Plan) -> str:
         ("sweep" if plan.is_sweep else "run", plan.plan_id + (f", {len(plan.runs)} runs" if plan.is_sweep else "")),
         ("backend", f"{plan.backend}, profile {plan.profile}"),
         ("image", first.job.image or ""),
+        ("after", " ".join(plan.after)),
         ("code", code_text(plan.snapshot)),
         ("train", printable(" ".join(train), WIDE)),
         ("secrets", " ".join(first.job.secrets)),
@@ -268,14 +270,26 @@ def _eta(status: Status) -> str:
     return "" if seconds is None else age(seconds)
 
 
-def status_table(record: RunRecord, status: Status | None, now: float, trend: str) -> Table:
-    """Everything about one run, a line a fact; `trend` is how its return has gone."""
+def status_table(
+    record: RunRecord, status: Status | None, now: float, trend: str, awaited: Sequence[RunRecord] = ()
+) -> Table:
+    """Everything about one run, a line a fact.
+
+    Args:
+        record: The run.
+        status: Its heartbeat.
+        now: Unix seconds.
+        trend: How its return has gone.
+        awaited: The runs that it follows.
+    """
+    unmet = [one for one in awaited if one.state is not RunState.SUCCEEDED]
     pairs = [
         ("run", record.run_id),
         ("state", str(record.state)),
         ("why", str(record.failure_class or "")),
         ("message", record.message or ""),
         ("owner", record.owner),
+        ("after", listed([f"{one.run_id} ({one.state})" for one in unmet])),
         ("backend", f"{record.backend} ({record.profile})"),
         ("attempt", str(record.attempt or "")),
         ("differs", differences(record.differs)),

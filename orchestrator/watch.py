@@ -8,7 +8,14 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import timedelta
 
-from orchestrator.backends.base import Backend, GpuBackend, Launch, Observation, SweepBackend
+from orchestrator.backends.base import (
+    Backend,
+    FollowingBackend,
+    GpuBackend,
+    Launch,
+    Observation,
+    SweepBackend,
+)
 from orchestrator.errors import BackendError, LongshoreError, RefusedStart, UnclearStart, UsageError
 from orchestrator.gpus import Gpu
 from orchestrator.halving import halve
@@ -40,6 +47,7 @@ def refresh(store: RunStore, backend_for: BackendFor, environment: Mapping[str, 
     """
     changes, errors = _observe(store, backend_for, store.with_handle())
     halve(store)
+    changes += store.end_what_waits_in_vain()
     start_queued(store, backend_for, environment)
     if errors:
         raise errors[0]
@@ -106,7 +114,10 @@ def start_queued(
         backend = backend_for(record.backend, record.profile)
         return backend.gpus(launch) if isinstance(backend, GpuBackend) else ()
 
-    for claimed in _together(store.claim_startable(str(Process.current()), _is_gone, gpus, only)):
+    def follows(record: RunRecord) -> bool:
+        return isinstance(backend_for(record.backend, record.profile), FollowingBackend)
+
+    for claimed in _together(store.claim_startable(str(Process.current()), _is_gone, gpus, only, follows)):
         record, request = claimed[0][0], claimed[0][1].request
         try:
             if missing := [name for name in request.secrets if name not in environment]:
@@ -141,6 +152,8 @@ def _next(backend: Backend, record: RunRecord, launch: Launch) -> Launch:
     """The launch of a run's next attempt, on the GPUs that it has."""
     if record.state is RunState.REQUEUED:
         launch = backend.again(launch, record.attempt + 1, record.words)
+    if record.follows and isinstance(backend, FollowingBackend):
+        launch = backend.following(launch, record.follows)
     wanted = launch.request.gpus
     if not (wanted and isinstance(backend, GpuBackend)):
         return launch

@@ -259,6 +259,15 @@ class SweepBackend(Backend, Protocol):
 
 
 @runtime_checkable
+class FollowingBackend(Backend, Protocol):
+    """Can itself start a run once others have succeeded, and never where one of them has not."""
+
+    def following(self, launch: Launch, handles: Sequence[str]) -> Launch:
+        """Pure: the same launch, begun once the attempts with these handles have succeeded."""
+        ...
+
+
+@runtime_checkable
 class GpuBackend(Backend, Protocol):
     """Starts runs on GPUs that the registry gives out."""
 

@@ -15,6 +15,7 @@ IMAGE_EXAMPLE = "nvcr.io/nvidia/isaac-lab:2.3.0"
 LONGEST_TEXT = 100_000  # characters of one text; Linux takes no longer argument or variable than 128 KiB
 
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+_RUN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 _VARIABLE = r"[A-Za-z_][A-Za-z0-9_]{0,254}"
 _IMAGE = re.compile(
     r"(?:[A-Za-z0-9.-]+(?::[0-9]{1,5})?/)?"  # registry
@@ -169,6 +170,11 @@ def _examples(*examples: str) -> Any:
     return Field(examples=list(examples))
 
 
+RunName: TypeAlias = Annotated[
+    StrictStr,
+    _checked(_word_error("run", "its id, the beginning of it, the id of a sweep, or last", re.compile(_RUN))),
+    _pattern(_RUN),
+]
 Name: TypeAlias = Annotated[StrictStr, _checked(_name_error), _pattern(_NAME)]
 Variable: TypeAlias = Annotated[StrictStr, _checked(_variable_error), _pattern(_VARIABLE)]
 VariableValue: TypeAlias = Annotated[StrictStr, _checked(_value_error), _also("number", "boolean")]

@@ -45,6 +45,7 @@ from orchestrator.jobfile.fields import (
     Partition,
     PathText,
     Requirement,
+    RunName,
     Variable,
     VariableValue,
     Version,
@@ -382,12 +383,19 @@ class Origin:
         return 0
 
 
+def _runs(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
 class JobSpec(Model):
     """One job file, resolved: what to run, where, and with which resources."""
 
     name: Name = Field(description="First part of the run's id")
     backend: Backend = Field(description="Who runs it: steve, slurm, docker or local")
     profile: Name = Field("default", description="Section of profiles.yaml")
+    after: Annotated[
+        tuple[RunName, ...], BeforeValidator(_runs, json_schema_input_type=RunName | tuple[RunName, ...])
+    ] = Field((), description="Runs that must have succeeded before this one begins: ids, sweeps, prefixes, `last`")
     image: Image | None = Field(None, description="Container image with its tag or digest; not for `local`")
     resources: Resources = Field(default_factory=Resources)
     setup: Setup = Field(default_factory=Setup)
@@ -420,6 +428,8 @@ class JobSpec(Model):
                 yield ("secrets", index), f"{name} stands in environment too; a secret's value stands in no file"
             if name in self.secrets[:index]:
                 yield ("secrets", index), f"{name} stands twice"
+        if self.after and "dependency" in self.resources.extra:
+            yield ("after",), "stands in resources.extra.dependency too; name runs here, or jobs of Slurm's there"
         yield from self._repeated_runs()
         if self.sweep is not None and self.sweep.stop is not None and self.backend == "steve":
             yield ("sweep", "stop"), "needs run directories that this machine sees; steve keeps them elsewhere"

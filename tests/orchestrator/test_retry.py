@@ -203,7 +203,7 @@ def test_a_registry_of_the_version_before_gets_what_is_new(home: Path):
     store = RunStore(home)
     execute(single(home, "demo-1", SUCCEED), store, BACKEND, {})
     with store._db:
-        for column in ("not_before", "words", "wanted_gpus", "leased_gpus", "owner"):
+        for column in ("not_before", "words", "wanted_gpus", "leased_gpus", "owner", "after"):
             store._db.execute(f"ALTER TABLE runs DROP COLUMN {column}")
         store._db.execute("ALTER TABLE sweeps DROP COLUMN stop")
         store._db.execute("DROP TABLE worths")

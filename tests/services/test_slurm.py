@@ -218,6 +218,38 @@ def test_a_partition_that_does_not_exist_is_one_line_and_a_corrected_job_is_subm
     assert cluster.run("squeue", "-h", "-t", "PD") == ""
 
 
+def test_what_follows_a_run_waits_in_the_queue_through_its_requeues_and_goes_on_behind_it(project, cluster):
+    first = project.submit(project.write("first", steps=FOREVER, retries=3))
+    job = project.write("second", more="after: last\n")
+    second = project.submit(job)
+    asked = cluster.run("scontrol", "show", "job", project.status(second)["handle"])
+    assert f"Dependency=afterok:{project.status(first)['handle']}(unfulfilled)" in asked
+    project.trains(first)
+    cluster.run("scontrol", "requeue", project.status(first)["handle"])
+    project.trains(first, attempt=2)
+    assert project.status(second)["message"] == "waits in Slurm's queue: Dependency"
+    assert f"after    {first.root.name} (running)" in project.run("status", second.root.name).stdout
+    enough = project.status(first)["status"]["optim_step"] + 10
+    project.run("cancel", first.root.name, "--grace", "60s", timeout=100)
+    found = project.finish(second, 1)
+    assert (found["state"], found["message"]) == ("cancelled", f"never started: {first.root.name} was cancelled")
+    project.run("resume", first.root.name, f"optimization.total_optim_steps={enough}")
+    project.run("resume", second.root.name)
+    assert project.finish(second)["state"] == "succeeded", project.log(second)
+    assert project.status(first)["state"] == "succeeded"
+
+
+def test_a_run_follows_tasks_of_an_array_that_have_not_ended(project, cluster):
+    ids = project.run("submit", project.write("some", gpus=0, more="sweep: {seed: [1, 2]}\n")).stdout.split()
+    last = project.submit(project.write("last", gpus=0, more=f"after: {ids[0].rpartition('-')[0]}\n"))
+    assert project.finish(last)["state"] == "succeeded", project.log(last)
+    assert {project.status(RunDir(project.home / run_id))["state"] for run_id in ids} == {"succeeded"}
+    again = project.submit(project.write("again", gpus=0, more=f"after: [{', '.join(ids)}]\n"))
+    asked = cluster.run("scontrol", "show", "job", project.status(again)["handle"])
+    assert "Dependency=(null)" in asked, "Slurm takes what it has forgotten for a success"
+    assert project.finish(again)["state"] == "succeeded"
+
+
 def test_a_sweep_is_one_array_whose_tasks_find_their_runs(project, cluster):
     job = project.write("seeds", gpus=1, more="sweep: {seed: [5, 6, 7], max_parallel: 2}\n")
     ids = project.run("submit", job).stdout.split()

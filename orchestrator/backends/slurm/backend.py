@@ -103,6 +103,12 @@ class SlurmBackend:
         script = (str(folder / BATCH_SCRIPT), str(folder), str(attempt), *words)
         return replace(launch, request=request, commands=((*self._command("sbatch"), "--parsable", *own, *script),))
 
+    def following(self, launch: Launch, handles: Sequence[str]) -> Launch:
+        [command] = launch.commands
+        head = len(self._command("sbatch"))
+        wish = (f"--dependency=afterok:{':'.join(handles)}", "--kill-on-invalid-dep=yes")
+        return replace(launch, commands=((*command[:head], *wish, *command[head:]),))
+
     def launch(self, launch: Launch, secrets: Mapping[str, str]) -> str:
         return self.launch_sweep([launch], secrets)[launch.request.run_id]
 
@@ -115,7 +121,7 @@ class SlurmBackend:
         [command] = launches[0].commands
         if first.place:
             array = array_option(tuple(places), first.place.max_parallel)
-            command = (*self._command("sbatch"), "--parsable", array, str(folder / BATCH_SCRIPT))
+            command = tuple(array if word.startswith("--array=") else word for word in command)
         submitted = self._submit(
             folder,
             command,

@@ -112,6 +112,8 @@ def _directives(request: LaunchRequest) -> Iterator[str]:
         if flag in OWN_FLAGS:
             raise UsageError(f"resources.extra.{flag}: Longshore sets this flag of sbatch itself")
         flags[flag] = value
+    if "dependency" in flags:
+        flags.setdefault("kill-on-invalid-dep", "yes")  # else it waits for ever where that can never be met
     flags |= {
         "output": f"{folder_of(request)}/slurm-%A_%a.out" if request.place else f"{folder_of(request)}/slurm-%j.out",
         "open-mode": "append",

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from orchestrator.backends.base import Observation
-from orchestrator.backends.slurm.queries import Entry
+from orchestrator.backends.slurm.queries import IN_VAIN, Entry
 from orchestrator.states import FailureClass, RunState
 from trainer.run_dir import ExitCode, Failure, RunDir
 
@@ -80,7 +80,8 @@ def outcome(entry: Entry | None, markers: Markers) -> Observation:
     if entry is not None and entry.state in FAILURES:
         return Observation(RunState.FAILED, FAILURES[entry.state][0], code, FAILURES[entry.state][1], markers.attempt)
     if entry is not None and STATES.get(entry.state) is RunState.CANCELLED:
-        return Observation(RunState.CANCELLED, None, code, "cancelled in Slurm", markers.attempt)
+        why = "a job that it follows has not succeeded" if entry.reason == IN_VAIN else "cancelled in Slurm"
+        return Observation(RunState.CANCELLED, None, code, why, markers.attempt)
     if markers.failure is not None:
         failure = markers.failure
         return Observation(RunState.FAILED, failure.failure_class, code, failure.message, markers.attempt)

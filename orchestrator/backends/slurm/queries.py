@@ -14,6 +14,7 @@ SACCT = ("sacct", "--allocations", "--noheader", "--parsable2", "--format=JobID,
 # Everybody's, as far as one may see them; an array is one line.
 QUEUE = ("squeue", "--noheader", "--states=PENDING", "--sort=-p,i", "--format=%i|%P")
 IN_TURN = ("Priority", "Resources")  # reasons of what starts when its turn comes
+IN_VAIN = "DependencyNeverSatisfied"  # reason of what follows a job that has failed
 NO_ACCOUNTING = ("accounting storage is disabled", "slurmdbd")  # what sacct says where a cluster keeps none
 
 _JOB = re.compile(r"[0-9]+(_[0-9]+)?")
@@ -28,7 +29,7 @@ class Entry:
     Attributes:
         state: In Slurm's own word: PENDING, NODE_FAIL.
         exit_code: Of the batch script; None where Slurm does not say.
-        reason: Why it waits; empty where it does not.
+        reason: Why it waits, or IN_VAIN where that has ended it; else empty.
         start: When it is expected to start, `2026-11-23T15:30:57`, in the cluster's time; empty where nobody knows.
     """
 
@@ -48,8 +49,8 @@ def parse_squeue(output: str) -> dict[str, Entry]:
     for line in output.splitlines():
         match line.split("|", 3):
             case [job, state, start, reason]:
-                waits = state == "PENDING" and reason != "None"
-                entry = Entry(state, None, reason if waits else "", start if _START.fullmatch(start) else "")
+                told = (state == "PENDING" and reason != "None") or reason == IN_VAIN
+                entry = Entry(state, None, reason if told else "", start if _START.fullmatch(start) else "")
                 entries |= dict.fromkeys(_jobs(job), entry)
             case _:
                 raise BackendError(f"squeue answers something else than was asked for: {line!r}")
