@@ -26,7 +26,7 @@ cd -- "$1" || exit
 shift
 found=()
 for run in "$@"; do
-  for file in "$run"/{status,failure,summary}.json "$run"/SUCCESS "$run"/attempts/*/ "$run"/attempts/*/exit_code; do
+  for file in "$run"/{status,failure,summary}.json "$run"/SUCCESS "$run"/attempts/*/{,exit_code,failure.json}; do
     if test -e "$file"; then found+=("$file"); fi
   done
 done

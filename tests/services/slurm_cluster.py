@@ -1,6 +1,6 @@
 """A Slurm of the tests' own on this machine: munged, slurmctld, two slurmd, and slurmdbd on a MariaDB where wanted.
 
-Everything of it lies in one folder, listens on ports of its own and is ended by process id. Nodes `gpu1` and `gpu2`
+Everything of it lies in one folder, listens on ports of its own and is ended by process id. Its nodes `gpu1` and `gpu2`
 have eight GPUs each, which are character devices that swallow everything. The partition `high` takes nodes away from
 `normal`.
 """
@@ -38,7 +38,7 @@ SlurmdPidFile={folder}/slurmd-%n.pid
 SlurmctldLogFile={folder}/slurmctld.log
 SlurmdLogFile={folder}/slurmd-%n.log
 ProctrackType=proctrack/linuxproc
-TaskPlugin=task/none
+TaskPlugin={task}
 SwitchType=switch/none
 MpiDefault=none
 SelectType=select/cons_tres
@@ -58,16 +58,27 @@ SchedulerParameters=batch_sched_delay=0,sched_interval=2,bf_interval=2,sched_min
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 JobRequeue=1
-JobAcctGatherType=jobacct_gather/none
+{gather}
 AccountingStorageType={accounting}
 AccountingStoragePass={folder}/munge.socket
 AccountingStorageHost=localhost
 AccountingStoragePort={dbd_port}
-NodeName=gpu[1-2] NodeHostname=localhost Port=[{node1_port},{node2_port}] CPUs=8 RealMemory=16000 Gres=gpu:h200:8
-PartitionName=normal Nodes=gpu[1-2] Default=YES PriorityTier=1 MaxTime=INFINITE State=UP
-PartitionName=high Nodes=gpu[1-2] PriorityTier=10 MaxTime=INFINITE PreemptMode=OFF State=UP
+NodeName={nodes}[1-2] NodeHostname=localhost Port=[{node1_port},{node2_port}] CPUs=8 RealMemory=16000 Gres=gpu:h200:8
+PartitionName=normal Nodes={nodes}[1-2] Default=YES PriorityTier=1 MaxTime=INFINITE State=UP
+PartitionName=high Nodes={nodes}[1-2] PriorityTier=10 MaxTime=INFINITE PreemptMode=OFF State=UP
 """
-GRES_CONF = "NodeName=gpu[1-2] Name=gpu Type=h200 File={folder}/gpu[0-7]\n"
+GRES_CONF = "NodeName={nodes}[1-2] Name=gpu Type=h200 File={folder}/gpu[0-7]\n"
+CGROUP_CONF = "CgroupPlugin=cgroup/v1\nConstrainRAMSpace=yes\n"
+# Who keeps jobs to their memory: nobody, slurmd by looking every second, or the kernel. `task` and `gather` of slurm.conf.
+MEMORY = {
+    None: ("task/none", "JobAcctGatherType=jobacct_gather/none"),
+    "linux": (
+        "task/none",
+        "JobAcctGatherType=jobacct_gather/linux\nJobAcctGatherFrequency=task=1\nJobAcctGatherParams=OverMemoryKill",
+    ),
+    "cgroup": ("task/cgroup", "JobAcctGatherType=jobacct_gather/none"),
+}
+CGROUPS = Path("/sys/fs/cgroup/memory")  # of version 1
 DBD_CONF = """\
 AuthType=auth/munge
 AuthInfo=socket={folder}/munge.socket
@@ -93,11 +104,15 @@ class SlurmCluster:
         folder: Empty, and not too long a path: sockets lie there.
         accounting: With slurmdbd; `sacct` answers then.
         min_job_age: Seconds for which slurmctld remembers a job that has ended.
+        memory: Who keeps jobs to their memory, of MEMORY.
+        nodes: What its nodes are called, before their numbers. With cgroups no other cluster's may be called so.
     """
 
     folder: Path
     accounting: bool = True
     min_job_age: int = 300
+    memory: str | None = None
+    nodes: str = "gpu"
     _running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     @property
@@ -119,8 +134,8 @@ class SlurmCluster:
         if self.accounting:
             self._start_accounting()
         self._spawn("slurmctld", "-D", "-c", "-f", f"{self.folder}/slurm.conf")
-        for node in ("gpu1", "gpu2"):
-            self.start_node(node)
+        for number in (1, 2):
+            self.start_node(f"{self.nodes}{number}")
         self._wait(lambda: self.run("sinfo", "-h", "-o", "%D %t", "-p", "normal", check=False) == "2 idle\n", "slurm")
 
     def start_node(self, node: str) -> None:
@@ -157,6 +172,9 @@ class SlurmCluster:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+        if self.memory == "cgroup":
+            for folder in sorted(CGROUPS.glob(f"slurm_{self.nodes}[12]/**/"), reverse=True):
+                folder.rmdir()
 
     def _is_of(self, process: Path, mark: bytes) -> bool:
         """Whether a process was started by a node of this cluster."""
@@ -166,16 +184,21 @@ class SlurmCluster:
         return False
 
     def _configure(self) -> None:
-        for name in ("state", "spool-gpu1", "spool-gpu2", "munge"):
+        for name in ("state", f"spool-{self.nodes}1", f"spool-{self.nodes}2", "munge"):
             (self.folder / name).mkdir(mode=0o700)
+        task, gather = MEMORY[self.memory]
         values = {
             "folder": self.folder,
             "min_job_age": self.min_job_age,
+            "nodes": self.nodes,
+            "task": task,
+            "gather": gather,
             "accounting": "accounting_storage/slurmdbd" if self.accounting else "accounting_storage/none",
             **{f"{name}_port": free_port() for name in ("ctld", "dbd", "sql", "node1", "node2")},
         }
         self._sql_port = values["sql_port"]
-        for name, text in (("slurm.conf", SLURM_CONF), ("gres.conf", GRES_CONF), ("slurmdbd.conf", DBD_CONF)):
+        files = {"slurm.conf": SLURM_CONF, "gres.conf": GRES_CONF, "slurmdbd.conf": DBD_CONF, "cgroup.conf": CGROUP_CONF}
+        for name, text in files.items():
             (self.folder / name).write_text(text.format(**values))
             (self.folder / name).chmod(0o600 if name == "slurmdbd.conf" else 0o644)
         for index in range(8):

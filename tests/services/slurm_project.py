@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -81,13 +82,13 @@ class SlurmProject(Project):
         eventually(found, seconds)
 
 
-def started(accounting: bool, min_job_age: int = 300) -> SlurmCluster:
+def started(accounting: bool, **settings: Any) -> SlurmCluster:
     """A cluster that runs; whoever asked for it stops it."""
     if os.geteuid() != 0:
         pytest.skip("needs root")
     if names := missing():
         pytest.skip(f"not installed: {', '.join(names)}")
-    cluster = SlurmCluster(Path(tempfile.mkdtemp(prefix="slurm-", dir="/var/tmp")), accounting, min_job_age)
+    cluster = SlurmCluster(Path(tempfile.mkdtemp(prefix="slurm-", dir="/var/tmp")), accounting, **settings)
     try:
         cluster.start()
     except BaseException:

@@ -175,7 +175,7 @@ def test_before_the_time_limit_a_checkpoint_is_saved_and_attempt_2_goes_on_from_
     assert "resuming from step" in second
     found = project.finish(run, 1, 150)
     assert (found["state"], found["failure_class"]) == ("failed", "timeout"), project.log(run)
-    assert found["attempt"] == 2
+    assert [attempt["failure_class"] for attempt in found["attempts"]] == ["timeout", "timeout"]
 
 
 def test_a_node_that_dies_is_a_node_failure_and_the_run_goes_on_elsewhere(project, cluster):
