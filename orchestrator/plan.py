@@ -27,9 +27,9 @@ from orchestrator.errors import UsageError
 from orchestrator.halving import StopRule
 from orchestrator.jobfile.job import Sweep
 from orchestrator.profile import Profile
-from orchestrator.script import ScriptContext, render_script
+from orchestrator.script import ScriptContext, ScriptWriter
 from orchestrator.snapshot import Snapshot, snapshot_folder
-from orchestrator.spec import JobSpec, job_to_yaml
+from orchestrator.spec import JobSpec, JobWriter
 from orchestrator.sweep import SweepMember, expand
 from orchestrator.sweep_files import sweep_folder
 from trainer.run_dir import RunDir
@@ -181,6 +181,8 @@ class _Planner:
     python: str
     start: Callable[[LaunchRequest], Launch]
     _started: dict[str, Launch] = field(default_factory=dict)
+    _jobs: JobWriter = field(default_factory=JobWriter)
+    _scripts: ScriptWriter = field(default_factory=ScriptWriter)
 
     def run(self, member: SweepMember) -> PlannedRun:
         job = member.job
@@ -203,8 +205,8 @@ class _Planner:
         )
         launch = self.start(request) if request.place is None else replace(self._array(request), request=request)
         texts: dict[str, Callable[[], str]] = {
-            _name_of("job"): lambda: job_to_yaml(job),
-            _name_of("script"): lambda: render_script(self._context(job, run_dir)),
+            _name_of("job"): lambda: self._jobs.write(job),
+            _name_of("script"): lambda: self._scripts.write(self._context(job, run_dir)),
             _name_of("plan"): lambda: f"{_json(_summary(run))[:-3]},{self._shared[1:]}",
             _name_of("git"): lambda: _json(_git(self.snapshot)),
         }

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+import secrets
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import PurePath
 from typing import TYPE_CHECKING
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 TEMPLATE = "setup-and-run.sh.j2"
 GRACE = 90  # seconds from TERM to KILL; the trainer's own `watchdog.grace` of 60 lies within
 
+# Stand in a script for what is one run's own; no job can hold these words.
+_RUN_ID, _RUN_DIR, _WORD = (f"own_{secrets.token_hex(16)}" for _ in range(3))
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 
 
@@ -123,6 +126,25 @@ def render_script(context: ScriptContext) -> str:
     values["environment"] = [Variable(name, value) for name, value in context.environment.items()]
     values["waits"] = [f"{name}={context.backoff.get(name, 0.0):.0f}" for name in context.retry_on]
     return shell_environment().get_template(TEMPLATE).render(values)
+
+
+class ScriptWriter:
+    """Writes scripts; where they differ in nothing but what is each run's own, the rest is rendered once."""
+
+    def __init__(self) -> None:
+        self._common: ScriptContext | None = None
+        self._text = ""
+
+    def write(self, context: ScriptContext) -> str:
+        """As `render_script`."""
+        if not context.train:
+            return render_script(context)
+        common = replace(context, run_id=_RUN_ID, run_dir=_RUN_DIR, train=(_WORD,))
+        if common != self._common:
+            self._common, self._text = common, render_script(common)
+        words = "".join(f"  {shell_words(word)}\n" for word in context.train)
+        text = self._text.replace(f"  {_WORD}\n", words)
+        return text.replace(_RUN_ID, shell_words(context.run_id)).replace(_RUN_DIR, shell_words(context.run_dir))
 
 
 def shell_words(value: object) -> str:

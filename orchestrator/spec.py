@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,8 @@ from pydantic import ValidationError
 
 from orchestrator.errors import Problem, SpecError
 from orchestrator.jobfile.document import COMMAND_LINE, Document, Setting, plain, settings
-from orchestrator.jobfile.job import JobSpec, Mount, Origin, Resources, Retry, Setup, Sweep, Watchdog
+from orchestrator.jobfile.job import JobSpec, Origin, Resources, Retry, Setup, Sweep, Watchdog
+from orchestrator.jobfile.model import Mount
 from orchestrator.jobfile.nodes import Entry, MappingNode, Mark, Node, ScalarNode, SequenceNode, join_key
 from orchestrator.jobfile.overrides import key_error, override_words
 from orchestrator.jobfile.problems import to_problems
@@ -204,18 +204,31 @@ def check_secrets(job: JobSpec, environ: Mapping[str, str]) -> list[Problem]:
 
 def job_to_yaml(job: JobSpec) -> str:
     """The job as a file that `load_job` reads as the same job."""
-    written = []
-    for name, value in job.model_dump().items():
-        nothing = value is None or value == {} or value == ()
-        if not (nothing and type(job).model_fields[name].get_default(call_default_factory=True) == value):
-            written.append(_key_to_yaml(json.dumps({name: value})))
-    return "".join(written)
+    return JobWriter().write(job)
 
 
-@lru_cache(maxsize=64)  # the runs of a sweep differ in one key
-def _key_to_yaml(item: str) -> str:
-    """One key of a job, from JSON, as a line or block of the file."""
-    return dump(json.loads(item))
+class JobWriter:
+    """Writes jobs as files; what is the same object as in the job before is not written anew."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, tuple[object, str]] = {}  # value and text by key
+
+    def write(self, job: JobSpec) -> str:
+        """As `job_to_yaml`."""
+        for name in JobSpec.model_fields:
+            value = getattr(job, name)
+            if name not in self._last or self._last[name][0] is not value:
+                self._last[name] = value, _key_to_yaml(job, name)
+        return "".join(text for _, text in self._last.values())
+
+
+def _key_to_yaml(job: JobSpec, name: str) -> str:
+    """One key of a job as a line or block of the file; nothing where it says nothing."""
+    value = job.model_dump(include={name})[name]
+    nothing = value is None or value == {} or value == ()
+    if nothing and JobSpec.model_fields[name].get_default(call_default_factory=True) == value:
+        return ""
+    return dump({name: json.loads(json.dumps(value))})  # plain lists and mappings, as a file has them
 
 
 def job_schema() -> dict[str, Any]:

@@ -7,13 +7,13 @@ of them wait for hours. So one archive holds what differs between them, and one 
 
 from __future__ import annotations
 
-import io
 import os
 import shutil
 import tarfile
 import time
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 
 from orchestrator.errors import LongshoreError
@@ -53,19 +53,42 @@ def pack(folder: Path, runs: Mapping[str, Mapping[str, str]], common: Collection
         for name in first.keys() & set(common):
             write_atomically(temporary / COMMON / name, first[name])
         with (temporary / ARCHIVE).open("wb") as file:
-            with tarfile.open(fileobj=file, mode="w", format=tarfile.GNU_FORMAT) as archive:
-                for run_id, files in runs.items():
-                    for name in files.keys() - set(common):
-                        content = files[name].encode()
-                        member = tarfile.TarInfo(f"{run_id}/{name}")
-                        member.size, member.mtime = len(content), now
-                        archive.addfile(member, io.BytesIO(content))
+            for run_id, files in runs.items():
+                for name in files.keys() - set(common):
+                    file.writelines(_member(f"{run_id}/{name}", files[name].encode(), now))
+            file.write(bytes(2 * tarfile.BLOCKSIZE))
             file.flush()
             os.fsync(file.fileno())
         temporary.rename(folder)
     except OSError:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def _member(name: str, content: bytes, mtime: int) -> Iterator[bytes]:
+    """A file in an archive; `TarFile.addfile` makes everything anew for each, which takes four times as long."""
+    encoded = name.encode()
+    if len(encoded) > tarfile.LENGTH_NAME:
+        member = tarfile.TarInfo(name)
+        member.size, member.mtime = len(content), mtime
+        yield member.tobuf(tarfile.GNU_FORMAT)
+    else:
+        header = bytearray(_nameless(mtime))
+        header[: len(encoded)] = encoded
+        header[124:135] = b"%011o" % len(content)
+        header[148:156] = b" " * 8  # as which the sum counts in itself
+        header[148:155] = b"%06o\0" % sum(header)
+        yield bytes(header)
+    yield content
+    yield bytes(-len(content) % tarfile.BLOCKSIZE)
+
+
+@lru_cache(maxsize=1)
+def _nameless(mtime: int) -> bytes:
+    """The header of a file without name and content."""
+    member = tarfile.TarInfo()
+    member.mtime = mtime
+    return member.tobuf(tarfile.GNU_FORMAT)
 
 
 def unpack(run_dirs: Iterable[Path]) -> None:

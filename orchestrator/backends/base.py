@@ -14,7 +14,8 @@ from orchestrator.states import FailureClass, RunState
 if TYPE_CHECKING:
     from orchestrator.gpus import Gpu
     from orchestrator.hosts import Host
-    from orchestrator.jobfile.job import Mount, Resources
+    from orchestrator.jobfile.job import Resources
+    from orchestrator.jobfile.model import Mount
 
 
 JOB_ID = "$JOBID"  # in a command: the id that the first one has printed

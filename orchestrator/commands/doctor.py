@@ -34,7 +34,8 @@ def doctor(
     from orchestrator.doctor.checks import Outcome, examine
     from orchestrator.doctor.site import site_of
     from orchestrator.errors import UsageError
-    from orchestrator.profile import BACKENDS, load_profile
+    from orchestrator.profile import load_profile
+    from orchestrator.profile_file import BACKENDS
 
     if backend is not None and backend not in BACKENDS:
         raise UsageError(f"--backend: {backend!r} is none of {', '.join(BACKENDS)}")

@@ -5,20 +5,17 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Discriminator,
     Field,
     GetJsonSchemaHandler,
     PrivateAttr,
-    StrictBool,
     StrictInt,
     Tag,
     WithJsonSchema,
@@ -26,7 +23,7 @@ from pydantic import (
     model_validator,
 )
 from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema, PydanticCustomError
+from pydantic_core import CoreSchema
 
 from orchestrator.halving import StopRule
 from orchestrator.jobfile.fields import (
@@ -39,8 +36,6 @@ from orchestrator.jobfile.fields import (
     GitUrl,
     Image,
     Memory,
-    MountSource,
-    MountTarget,
     Name,
     Partition,
     PathText,
@@ -50,6 +45,7 @@ from orchestrator.jobfile.fields import (
     VariableValue,
     Version,
 )
+from orchestrator.jobfile.model import KeyPath, Model, Mount, wrong
 from orchestrator.jobfile.nodes import Mark, differences, shown
 from orchestrator.jobfile.overrides import TrainValue, key_error, value_error
 from orchestrator.jobfile.quantities import duration_seconds, memory_mib
@@ -62,19 +58,6 @@ Retryable: TypeAlias = Literal[
 ]
 
 LARGEST_SWEEP = 10_000  # runs
-
-KeyPath: TypeAlias = tuple[str | int, ...]  # from a model to a value in it
-
-
-def wrong(problems: Sequence[tuple[KeyPath, str]]) -> PydanticCustomError:
-    """The error of a check that spans several keys: what is wrong, and where, seen from the model that raises it."""
-    return PydanticCustomError("wrong", "{text}", {"text": problems[0][1], "problems": list(problems)})
-
-
-class Model(BaseModel):
-    """Frozen, and closed to keys that it does not know."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", serialize_by_alias=True)
 
 
 def _train_key(key: Any) -> str:
@@ -185,14 +168,6 @@ class Setup(Model):
     kill: Literal["own", "all"] = Field(
         "own", description="Processes ended at the start: those of earlier Longshore runs, or every Python process"
     )
-
-
-class Mount(Model):
-    """A folder of the host inside the container."""
-
-    source: MountSource = Field(description="Folder of the host: an absolute path, or one that starts with ~/")
-    target: MountTarget = Field(description="Where it is in the container: an absolute path")
-    cache: StrictBool = Field(False, description="Holds a cache: may be empty, and is kept between runs")
 
 
 class Retry(Model):

@@ -108,7 +108,7 @@ def known_keys(conf: Path = CONF) -> TrainKeys | None:
         groups[folder.name] = frozenset(option.stem for option in options)
         files += [(option, "" if _is_global(option) else f"{folder.name}.") for option in options]
     for file, prefix in files:
-        root, _ = parse_file(file)
+        root, _ = parse_file(file, own=True)
         for key, node in _walk(root, prefix):
             if not isinstance(node, MappingNode):
                 values.setdefault(key, []).append(node)

@@ -31,7 +31,7 @@ elif ! test -d "$folder"; then
   exit 1
 fi
 rm -rf -- "$prepared"
-for ((left = patience * 20; left > 0; left--)); do
+for ((left = patience * 50; left > 0; left--)); do
   if test -e "$folder/id"; then
     exec cat -- "$folder/id" "$folder/runs"
   elif test -e "$folder/refused"; then
@@ -42,7 +42,7 @@ for ((left = patience * 20; left > 0; left--)); do
     cat -- "$folder/unclear" >&2
     exit 75
   fi
-  sleep 0.05
+  sleep 0.02
 done
 exit 75
 """

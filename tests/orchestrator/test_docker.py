@@ -16,7 +16,8 @@ from orchestrator.docker.container import container_body
 from orchestrator.docker.engine import address, connected, explain, follow_messages, image_digest
 from orchestrator.docker.ssh import SshAddress
 from orchestrator.errors import BackendError, UsageError
-from orchestrator.jobfile.job import Mount, Resources
+from orchestrator.jobfile.job import Resources
+from orchestrator.jobfile.model import Mount
 from orchestrator.launches import launch_text, parse_launch
 from orchestrator.profile import Profile
 from orchestrator.states import FailureClass, RunState

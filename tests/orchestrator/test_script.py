@@ -21,6 +21,7 @@ from orchestrator.script import (
     ContainerSetup,
     Install,
     ScriptContext,
+    ScriptWriter,
     Variable,
     render_script,
     shell_environment,
@@ -210,6 +211,17 @@ def test_the_script_starts_strictly_and_is_valid_bash(context):
 def test_shellcheck_finds_nothing_in_rendered_scripts(path):
     done = subprocess.run(["shellcheck", os.fspath(path)], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("context", [LOCAL, CONTAINER], ids=["local", "container"])
+def test_scripts_that_are_written_one_after_the_other_are_as_if_each_were_the_only_one(context):
+    writer = ScriptWriter()
+    values = [{"run_id": "a b-000", "run_dir": "/runs/it's", "train": ("seed=1", "note='$(id)'")}]
+    values += [{"run_id": "s-001", "run_dir": "/runs/s-001", "train": ("seed=2",)}, {"train": ()}]
+    values += [{"run_id": "s-002", "environment": {"NOTE": "s-001"}}, {"run_id": "s-003", "environment": {}}]
+    for changes in values:
+        changed = replace(context, **changes)
+        assert writer.write(changed) == render_script(changed)
 
 
 def test_a_plain_machine_gets_no_block_of_a_container():

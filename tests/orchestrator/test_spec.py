@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from orchestrator.errors import SpecError
 from orchestrator.jobfile.overrides import key_error, override_words
 from orchestrator.jobfile.train_keys import known_keys
-from orchestrator.spec import JobSpec, check_secrets, job_schema, job_to_yaml, load_job, train_arguments
+from orchestrator.spec import JobSpec, JobWriter, check_secrets, job_schema, job_to_yaml, load_job, train_arguments
 
 ROOT = Path(__file__).resolve().parents[2]
 MINIMAL = "name: tiny\nbackend: local\n"
@@ -325,6 +325,12 @@ def test_a_simulator_that_the_job_names_stays(load):
 def test_a_job_written_out_is_the_same_job(load):
     job = load(WHOLE)
     assert load(job_to_yaml(job)) == job
+
+
+def test_jobs_that_are_written_one_after_the_other_are_as_if_each_were_the_only_one(load):
+    job, writer = load(WHOLE), JobWriter()
+    jobs = [job, job.model_copy(update={"train": {"seed": 3}}), load(MINIMAL), job.model_copy(update={"train": {}})]
+    assert [writer.write(one) for one in jobs] == [job_to_yaml(one) for one in jobs]
 
 
 NAMES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,15}", fullmatch=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import tarfile
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -54,6 +55,19 @@ def test_a_node_lays_out_the_same_files_with_tar_and_cp(packed: Path):
     subprocess.run([str(word) for word in command], check=True)
     subprocess.run(f"cp -- '{folder}'/common/* '{packed}/s-002/'", shell=True, check=True)
     assert files_of(packed / "s-002") == FILES["s-002"]
+
+
+@pytest.mark.parametrize("length", [80, 120])
+def test_the_archive_is_one_that_tar_and_python_read(home: Path, length: int):
+    """Names of more than a hundred bytes are written in another way."""
+    name = "s" * length + "-000"
+    pack(sweep_folder(home, "long"), {name: {"job.yaml": "x" * 513, "empty": ""}}, [])
+    archive = sweep_folder(home, "long") / "runs.tar"
+    with tarfile.open(archive) as read:
+        found = {member.name: (member.size, member.mode, member.isfile()) for member in read}
+    assert found == {f"{name}/job.yaml": (513, 0o644, True), f"{name}/empty": (0, 0o644, True)}
+    listed = subprocess.run(["tar", "-tf", archive], capture_output=True, text=True, check=True)
+    assert (sorted(listed.stdout.split()), listed.stderr) == (sorted(found), "")
 
 
 def test_what_is_there_already_stays_as_it_is(packed: Path):

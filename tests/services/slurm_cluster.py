@@ -69,7 +69,7 @@ PartitionName=high Nodes={nodes}[1-2] PriorityTier=10 MaxTime=INFINITE PreemptMo
 """
 GRES_CONF = "NodeName={nodes}[1-2] Name=gpu Type=h200 File={folder}/gpu[0-7]\n"
 CGROUP_CONF = "CgroupPlugin=cgroup/v1\nConstrainRAMSpace=yes\n"
-# Who keeps jobs to their memory: nobody, slurmd by looking every second, or the kernel. `task` and `gather` of slurm.conf.
+# Who keeps jobs to their memory: nobody, slurmd by looking every second, or the kernel. `task` and `gather` above.
 MEMORY = {
     None: ("task/none", "JobAcctGatherType=jobacct_gather/none"),
     "linux": (
@@ -197,7 +197,8 @@ class SlurmCluster:
             **{f"{name}_port": free_port() for name in ("ctld", "dbd", "sql", "node1", "node2")},
         }
         self._sql_port = values["sql_port"]
-        files = {"slurm.conf": SLURM_CONF, "gres.conf": GRES_CONF, "slurmdbd.conf": DBD_CONF, "cgroup.conf": CGROUP_CONF}
+        files = {"slurm.conf": SLURM_CONF, "gres.conf": GRES_CONF, "slurmdbd.conf": DBD_CONF}
+        files["cgroup.conf"] = CGROUP_CONF
         for name, text in files.items():
             (self.folder / name).write_text(text.format(**values))
             (self.folder / name).chmod(0o600 if name == "slurmdbd.conf" else 0o644)
