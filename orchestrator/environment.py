@@ -74,10 +74,17 @@ def script_context(
         gpus=job.resources.gpus if contained else 0,  # here `device: auto` takes what there is
         time_limit=job.resources.time_seconds,
         container=container_setup(job) if contained else None,
+        tasks=(tasks := tasks_of(job)),
         secrets=bool(job.secrets) and job.backend not in {"local", "steve"},
         given=f"{profile.assume.folder}/{GIVEN}" if job.backend == "steve" else None,
-        **({} if job.backend == "slurm" else _retries_in_place(job.retry.policy)),
+        **({} if job.backend == "slurm" or tasks > 1 else _retries_in_place(job.retry.policy)),
     )
+
+
+def tasks_of(job: JobSpec) -> int:
+    """How many of a job's tasks run its script: several are nodes of a Ray cluster, anything else needs one alone."""
+    clustered = job.backend in {"slurm", "steve"} and job.train.get("pipeline") == "ray"
+    return job.resources.ntasks if clustered else 1
 
 
 def variables_of(job: JobSpec, profile: Profile) -> dict[str, str]:

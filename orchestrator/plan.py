@@ -22,7 +22,7 @@ from orchestrator.backends.base import (
     Upload,
 )
 from orchestrator.backends.steve.commands import steve_warnings
-from orchestrator.environment import host_folders, in_container, is_isaac, script_context, unused_settings
+from orchestrator.environment import host_folders, in_container, is_isaac, script_context, tasks_of, unused_settings
 from orchestrator.errors import UsageError
 from orchestrator.halving import StopRule
 from orchestrator.jobfile.job import Sweep
@@ -246,7 +246,7 @@ class _Planner:
         partition = job.resources.partition or self.profile.partition
         resources = job.resources.model_copy(update={"partition": partition})
         sweep = self.sweep
-        request = BatchRequest(resources, job.retry.max, job.retry.on, job.name, job.environment)
+        request = BatchRequest(resources, job.retry.max, job.retry.on, job.name, job.environment, tasks_of(job))
         if job.backend == "steve":
             return {"batch": request, "uploads": uploads, "retry": job.retry.policy}
         return {
@@ -272,6 +272,10 @@ class _Planner:
         """What starts the runs of a sweep as one: the same for all of them."""
         if (launch := self._started.get("array")) is None:
             launch = self._started["array"] = self.start(request)
+        assert launch.request.batch is not None, "a run of an array has it"
+        assert request.batch is not None, "a run of an array has it"
+        if launch.request.batch.tasks != request.batch.tasks:
+            raise UsageError("sweep: its runs share one batch script, and some of them alone are of several tasks")
         return launch
 
     @cached_property

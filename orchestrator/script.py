@@ -82,6 +82,7 @@ class ScriptContext:
         time_limit: Seconds from the start of an attempt to LONGSHORE_DEADLINE.
         grace: Seconds from TERM to KILL.
         container: None on a plain machine.
+        tasks: How many of the job's tasks run it at once, on a Ray cluster of theirs.
         secrets: The backend may hand over secrets through standard input.
         given: File of what an attempt is given; such a script keeps its own log and its process id.
         last_attempt: Number of the last attempt that this script may start; the backend may start further ones.
@@ -101,6 +102,7 @@ class ScriptContext:
     time_limit: int | None = None
     grace: int = GRACE
     container: ContainerSetup | None = None
+    tasks: int = 1
     secrets: bool = False
     given: str | None = None
     last_attempt: int = 1

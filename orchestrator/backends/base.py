@@ -74,6 +74,7 @@ class BatchRequest:
         retry_on: Failure classes that are followed by another attempt.
         name: Of the job.
         environment: Variables that the job sets; the script sets them too.
+        tasks: How many of the job's tasks run the script at once.
     """
 
     resources: Resources
@@ -81,6 +82,7 @@ class BatchRequest:
     retry_on: tuple[str, ...] = ()
     name: str = ""
     environment: Mapping[str, str] = field(default_factory=dict)
+    tasks: int = 1
 
 
 @dataclass(frozen=True)

@@ -114,6 +114,14 @@ def test_the_script_of_a_container_without_isaac_uses_its_own_python(tmp_path):
     assert_golden("container.sh", plan.runs[0].files["setup-and-run.sh"])
 
 
+def test_the_script_of_several_tasks_trains_in_the_first_and_makes_nodes_of_ray_of_the_others(tmp_path):
+    text = "name: walker\nbackend: slurm\nresources: {gpus: 0, ntasks: 2}\nretry: {max: 2, on: [crash]}\n"
+    train = "train: {pipeline: ray, env.backend: debug}\n"
+    assert_golden("ray.sh", planned(read_job(tmp_path, text + train)).runs[0].files["setup-and-run.sh"])
+    alone = planned(read_job(tmp_path, text + "train: {env.backend: debug}\n")).runs[0].files["setup-and-run.sh"]
+    assert "LONGSHORE_TASK" not in alone
+
+
 def test_the_same_arguments_give_the_same_plan(isaac):
     first, second = planned(isaac), planned(isaac)
     assert first == second

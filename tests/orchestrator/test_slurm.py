@@ -47,6 +47,13 @@ resources: {gpus: 1, time: "10:00"}
 train: {env.name: Mjlab-Cartpole-Balance}
 sweep: {seed: [0, 1, 2], max_parallel: 2}
 """
+CLUSTER = """\
+name: walker
+backend: slurm
+image: python:3.11
+resources: {gpus: 1, cpus: 8, ntasks: 4, extra: {nodes: 4}}
+train: {pipeline: ray, env.backend: dm_control, env.name: walker_walk}
+"""
 SITE = Profile(name="site", host="me@login", shared="/scratch/my runs", partition="h200", cache="/scratch/cache")
 
 
@@ -56,7 +63,8 @@ def script_of(folder: Path, text: str, **settings: object) -> str:
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "runtime"), [("pyxis", ISAAC, "pyxis"), ("apptainer", ISAAC, "apptainer"), ("none", PLAIN, None)]
+    ("name", "text", "runtime"),
+    [("pyxis", ISAAC, "pyxis"), ("apptainer", ISAAC, "apptainer"), ("none", PLAIN, None), ("ray", CLUSTER, "pyxis")],
 )
 def test_a_batch_script_is_as_recorded(tmp_path, name, text, runtime):
     script = script_of(tmp_path, text, container_runtime=runtime)
@@ -95,6 +103,17 @@ def test_a_resumed_run_is_a_job_of_its_own_with_the_same_script(tmp_path):
     own = ("--job-name=run-001", f"--output={folder}/slurm-%j.out")
     assert again.commands == (("sbatch", "--parsable", *own, f"{folder}/job.sbatch", folder, "4", "seed=7"),)
     assert (again.request.attempt, again.request.place) == (4, None)
+
+
+def test_several_tasks_run_the_script_where_they_are_nodes_of_a_ray_cluster_and_nowhere_else(tmp_path):
+    script = script_of(tmp_path, CLUSTER, container_runtime="none")
+    assert "\nstep=(srun --ntasks=4 --no-kill --kill-on-bad-exit=0 --wait=0 " in script
+    assert "\n#SBATCH --no-kill\n" in script
+    other = script_of(tmp_path, CLUSTER.replace("pipeline: ray, ", ""), container_runtime="none")
+    assert "\nstep=(srun --ntasks=1 --nodes=1 " in other
+    assert "no-kill" not in other
+    with pytest.raises(UsageError, match="some of them alone are of several tasks"):
+        script_of(tmp_path, CLUSTER + "sweep: {pipeline: [ray, sync]}\n")
 
 
 def test_secrets_stand_nowhere_in_a_batch_script(tmp_path):

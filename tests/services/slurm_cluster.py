@@ -120,9 +120,9 @@ class SlurmCluster:
         """Of whoever types Slurm's commands."""
         return {"SLURM_CONF": str(self.folder / "slurm.conf")}
 
-    def run(self, *words: str, check: bool = True) -> str:
+    def run(self, *words: str, check: bool = True, timeout: float = 60) -> str:
         """Type a command; returns its output."""
-        done = subprocess.run(words, env=os.environ | self.variables, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(words, env=os.environ | self.variables, capture_output=True, text=True, timeout=timeout)
         assert done.returncode == 0 or not check, f"{words}: {done.stderr}"
         return done.stdout
 

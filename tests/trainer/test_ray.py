@@ -6,7 +6,9 @@ import importlib.util
 import logging
 import os
 import signal
+import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -150,6 +152,51 @@ def test_a_simulator_that_is_lost_again_and_again_ends_the_run(cluster: None, tm
     with pytest.raises(PeerLost, match="simulator 0 was lost 4 times before it gave anything: Isaac Sim has crashed"):
         loop.run()
     assert load_latest(RunDir(tmp_path)).step >= 2
+
+
+def test_what_is_lost_again_waits_a_little_and_an_evaluation_does_not_wait_for_it(cluster: None, tmp_path: Path):
+    from trainer.pipelines import ray_fleet
+    from trainer.pipelines.messages import Evaluate, Evaluated
+
+    loop = make_loop(tmp_path)
+    fleet = loop._fleet
+    while None in fleet._turns:
+        fleet.wait(1.0)
+        fleet.receive()
+    loop._publish()
+    fleet._losses[0] = 1
+    fleet._replace(ray_fleet.Call(0, "collect", CHUNK), RuntimeError("its machine is gone"))
+    assert fleet._turns[0] is None
+    assert fleet._due[0] - time.monotonic() == pytest.approx(ray_fleet.AGAIN, abs=1)
+    fleet.send(Evaluate(0, random=False))
+    while (message := fleet.receive()) is None:
+        fleet.wait(1.0)
+    assert isinstance(message, Evaluated)
+    while fleet._turns[0] is None:
+        fleet.wait(0.1)
+        fleet.receive()
+    assert fleet._lives == [1, 0]
+    fleet.close()
+
+
+def test_the_tasks_of_a_job_are_one_cluster_which_ends_with_the_first_of_them(tmp_path: Path):
+    job = {"LONGSHORE_TASKS": "2", "LONGSHORE_RUN_DIR": str(tmp_path), "LONGSHORE_ATTEMPT": "1"}
+    environment = os.environ | job | {"SLURM_CPUS_PER_TASK": "1"}
+    words = ("experiment=debug", "pipeline=ray", f"pipeline.actors={ACTORS}", "eval.episodes=0")
+    further = [sys.executable, "-m", "trainer.pipelines.ray_node"]
+    with (tmp_path / "node.txt").open("wb") as log:
+        node = subprocess.Popen(further, env=environment | {"LONGSHORE_TASK": "1"}, stderr=log)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "trainer", *words], env=environment, capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == 0, done.stderr
+        assert "2 simulators on a Ray cluster of 2 nodes" in done.stderr
+        assert node.wait(60) == 0
+    finally:
+        node.kill()
+    assert "the head is gone" in (tmp_path / "node.txt").read_text()
+    assert not (RunDir(tmp_path).attempt(1) / "ray.json").exists()
 
 
 def test_actors_act_with_the_weights_that_are_published(cluster: None, tmp_path: Path):

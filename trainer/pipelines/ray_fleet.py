@@ -17,16 +17,23 @@ from typing import Any
 import ray
 import torch
 
-from trainer.errors import ConfigError, PeerLost
+from trainer.errors import ConfigError, PeerLost, Stopped
 from trainer.pipelines.messages import Evaluate, Evaluated, Permit, Save, Saved, Start, pack_state
 from trainer.pipelines.ray_actor import Place, SimulationActor
-from trainer.run_dir import RunDir
+from trainer.pipelines.ray_cluster import Invitation, RayNode, cores, free_port
+from trainer.role import RoleContext
+from trainer.run_dir import Phase, RunDir
 
 log = logging.getLogger(__name__)
 
 AHEAD = 2  # chunks that each actor is asked for: the next one is begun while the last one is taken in
 LIVES = 3  # times in a row that an actor may be lost before it has given anything
+AGAIN = 5.0  # seconds until it is started anew, for each such time but the first: a machine may be gone, and seem there
 GPU_SIMULATORS = ("mjlab", "isaaclab")
+QUIET: Mapping[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
+HEAD_TAKES = 120.0  # seconds until the head of a cluster of several tasks can be joined
+NODES_TAKE = 300.0  # seconds from then on to wait for the other tasks, which install what they need as this one did
+LOOK = 0.5  # seconds between two looks
 NOTHING_ASKED = 0.01  # seconds to wait where there is nothing to wait for
 
 
@@ -58,10 +65,12 @@ class Fleet:
         self._weights: tuple[int, Any] | None = None
         self._frames: int | None = None  # asked for or given, in the whole run; None before the start
         self._permitted = 0.0
-        self._evaluation: Evaluate | None = None
+        self._wish: Evaluate | None = None
+        self._evaluator: int | None = None  # index of the actor that does it
         self._greeted = False
         count = config["pipeline"]["actors"]
         self._lives, self._losses = [0] * count, [0] * count
+        self._due: dict[int, float] = {}  # actors that are to be started, and when, in monotonic seconds
         self._turn, self._turns = 0, list[int | None]([None] * count)  # when each was last asked; None: is not up
         self._actors = [self._launch(index) for index in range(count)]
 
@@ -76,7 +85,7 @@ class Fleet:
             case Permit():
                 self._permitted = message.frames
             case Evaluate():
-                self._evaluation = message
+                self._wish = message
                 self._evaluate()
             case Save():
                 # Nothing of the environments is kept: those of a resumed run begin anew.
@@ -94,6 +103,8 @@ class Fleet:
             ConfigError: The simulator does not start with this config.
         """
         if not self._messages:
+            self._relaunch()
+            self._evaluate()
             self._ask()
             if self._calls:
                 done, _ = ray.wait(list(self._calls), num_returns=len(self._calls), timeout=0)
@@ -121,6 +132,7 @@ class Fleet:
     def _launch(self, index: int) -> Any:
         pipeline = self._config["pipeline"]
         options = {"num_cpus": pipeline["actor_cpus"], "num_gpus": pipeline["actor_gpus"], "max_restarts": 0}
+        options |= {"scheduling_strategy": "SPREAD"}
         place = Place(index, self._lives[index], self._folder)
         actor = ray.remote(SimulationActor).options(**options).remote(self._settings, place)
         self._calls[actor.start.remote()] = Call(index, "start")
@@ -147,12 +159,16 @@ class Fleet:
             asked[index] += 1
 
     def _evaluate(self) -> None:
-        assert self._evaluation is not None
+        """Have what is wanted done by a simulator that is up: another one may wait for a machine that never comes."""
+        up = [index for index, turn in enumerate(self._turns) if turn is not None]
+        if self._wish is None or self._evaluator is not None or not up:
+            return
         assert self._weights is not None
         version, weights = self._weights
-        assert version == self._evaluation.version
-        reference = self._actors[0].evaluate.remote(random=self._evaluation.random, version=version, weights=weights)
-        self._calls[reference] = Call(0, "evaluate")
+        assert version == self._wish.version
+        index = self._evaluator = up[0]
+        reference = self._actors[index].evaluate.remote(random=self._wish.random, version=version, weights=weights)
+        self._calls[reference] = Call(index, "evaluate")
 
     def _finish(self, reference: Any) -> None:
         call = self._calls.pop(reference)
@@ -170,7 +186,7 @@ class Fleet:
                 self._messages.append(answer)
                 self._greeted = True
         elif call.method == "evaluate":
-            self._evaluation = None
+            self._wish = self._evaluator = None
             self._messages.append(Evaluated(answer))
         else:
             self._losses[call.index] = 0
@@ -196,14 +212,25 @@ class Fleet:
             ray.kill(self._actors[index])
         self._lives[index] += 1
         self._turns[index] = None
-        self._actors[index] = self._launch(index)
-        if self._evaluation is not None and index == 0:
+        self._due[index] = time.monotonic() + AGAIN * (self._losses[index] - 1)
+        self._relaunch()
+        if self._evaluator == index:
+            self._evaluator = None
             self._evaluate()
+
+    def _relaunch(self) -> None:
+        """Start the actors whose time has come."""
+        for index in [index for index, due in self._due.items() if due <= time.monotonic()]:
+            del self._due[index]
+            self._actors[index] = self._launch(index)
 
 
 @contextmanager
-def connected(config: Mapping[str, Any]) -> Iterator[Mapping[str, float]]:
-    """Join the cluster that is named, or make one of this machine.
+def connected(address: str | None) -> Iterator[Mapping[str, float]]:
+    """Join a cluster, or make one of this machine.
+
+    Args:
+        address: Of the cluster; None for one of its own.
 
     Yields:
         What the cluster has.
@@ -211,21 +238,75 @@ def connected(config: Mapping[str, Any]) -> Iterator[Mapping[str, float]]:
     Raises:
         ConfigError: There is no such cluster.
     """
-    address, visible = config["pipeline"]["address"] or os.environ.get("RAY_ADDRESS"), torch.cuda.device_count()
-    quiet = {"log_to_driver": False, "logging_level": logging.WARNING}
+    visible = torch.cuda.device_count()
     gpus = max(visible - 1, min(visible, 1))  # one is the learner's, where there are several
     try:
         if address:
-            ray.init(address, **quiet)
+            ray.init(address, **QUIET)
         else:
             # Not any cluster that happens to run here, which is what Ray takes where nothing is said.
-            ray.init("local", num_cpus=os.cpu_count(), num_gpus=gpus, include_dashboard=False, **quiet)
+            ray.init("local", num_cpus=cores(os.environ), num_gpus=gpus, include_dashboard=False, **QUIET)
     except (OSError, ValueError, RuntimeError) as error:
         raise ConfigError(f"pipeline.address: no Ray cluster at {address}; ray start --head ({error})") from None
     try:
         yield ray.cluster_resources()
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def over_tasks(context: RoleContext, tasks: int) -> Iterator[Mapping[str, float]]:
+    """Make a cluster of all tasks of the job, of which this is the first; RAY_AUTH_TOKEN is that of the cluster.
+
+    Args:
+        context: Of the role.
+        tasks: How many there are.
+
+    Yields:
+        What the cluster has.
+
+    Raises:
+        RuntimeError: Its head does not start.
+        Stopped: The role was asked to stop meanwhile.
+    """
+    invitation = Invitation(f"{ray.util.get_node_ip_address()}:{free_port()}", os.environ["RAY_AUTH_TOKEN"])
+    gpus = max(0, torch.cuda.device_count() - 1)  # the learner needs one for itself: there are other machines
+    with RayNode.head(invitation, gpus) as node:
+        until = time.monotonic() + HEAD_TAKES
+        while True:
+            try:
+                ray.init(invitation.address, **QUIET)
+                break
+            except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
+                if node.has_ended() or time.monotonic() > until:
+                    raise RuntimeError(f"the head of the Ray cluster does not start: {error}") from error
+            _pause(context)
+        try:
+            # Only now: this process keeps to the node that it has found here, and that must be the head's.
+            with invitation.published(context.run_dir, context.attempt):
+                _wait_for_nodes(context, tasks)
+                yield ray.cluster_resources()
+        finally:
+            ray.shutdown()
+
+
+def _wait_for_nodes(context: RoleContext, tasks: int) -> None:
+    """Wait for the nodes of the other tasks; without those that do not come the run begins all the same."""
+    begun = time.monotonic()
+    while (there := sum(found["Alive"] for found in ray.nodes())) < tasks and time.monotonic() < begun + NODES_TAKE:
+        _pause(context)
+    seconds = time.monotonic() - begun
+    if there < tasks:
+        log.warning("only %s of %s nodes have joined the Ray cluster within %.0f s", there, tasks, seconds)
+    else:
+        log.info("%s nodes have joined the Ray cluster after %.0f s", there, seconds)
+
+
+def _pause(context: RoleContext) -> None:
+    context.beat(Phase.STARTING)
+    if context.should_stop:
+        raise Stopped
+    time.sleep(LOOK)
 
 
 def choose_fleet(config: dict[str, Any], resources: Mapping[str, float], visible: int) -> None:

@@ -50,6 +50,10 @@ STEP_VARIABLES = (
 )
 
 
+# The first task ends the others; one that dies takes none of them along.
+CLUSTER_STEP = ("--no-kill", "--kill-on-bad-exit=0", "--wait=0")
+
+
 def folder_of(request: LaunchRequest) -> Path:
     """Folder of a submission on the host, beside the runs': batch script, table of runs, Slurm's own output."""
     name = request.run_id if request.place is None else request.place.sweep_id
@@ -121,6 +125,8 @@ def _directives(request: LaunchRequest) -> Iterator[str]:
         "signal": f"B:USR1@{warning_seconds(resources.time_seconds)}",
         "requeue" if batch.retries else "no-requeue": True,
     }
+    if batch.tasks > 1:
+        flags["no-kill"] = True  # a Ray cluster goes on without one of its nodes
     for flag, value in flags.items():
         if value is not None and value is not False:
             yield directive(flag, value)
@@ -151,10 +157,11 @@ def _minutes(seconds: int) -> int:
 
 
 def _step(request: LaunchRequest) -> Iterator[str]:
-    """`srun` and its options; one task runs the script, wherever the job has more of them."""
+    """`srun` and its options; one task runs the script, or all of them where they are nodes of a Ray cluster."""
     assert request.batch is not None, "a planned run of a batch system has it"
-    resources = request.batch.resources
-    yield from ("srun", "--ntasks=1", "--nodes=1", "--export=ALL", "--unbuffered")
+    resources, tasks = request.batch.resources, request.batch.tasks
+    yield from ("srun", f"--ntasks={tasks}", *(("--nodes=1",) if tasks == 1 else CLUSTER_STEP))
+    yield from ("--export=ALL", "--unbuffered")
     if resources.cpus is not None:
         yield f"--cpus-per-task={resources.cpus}"  # newer ones do not take it over from sbatch
     if resources.gpus:
