@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import re
-import secrets
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -20,7 +20,7 @@ TEMPLATE = "setup-and-run.sh.j2"
 GRACE = 90  # seconds from TERM to KILL; the trainer's own `watchdog.grace` of 60 lies within
 
 # Stand in a script for what is one run's own; no job can hold these words.
-_RUN_ID, _RUN_DIR, _WORD = (f"own_{secrets.token_hex(16)}" for _ in range(3))
+_RUN_ID, _RUN_DIR, _WORD = (f"own_{os.urandom(16).hex()}" for _ in range(3))
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 
 

@@ -7,7 +7,7 @@ whoever comes back later, finds the id there. Where there is a folder and no id,
 
 from __future__ import annotations
 
-import secrets
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,7 +93,7 @@ def submit_once(
         RefusedStart: It was refused; asking again is safe.
         BackendError: This call has submitted nothing; an earlier one may have.
     """
-    prepared = folder.with_name(f"{folder.name}.{secrets.token_hex(4)}.tmp")
+    prepared = folder.with_name(f"{folder.name}.{os.urandom(4).hex()}.tmp")
     words = "".join(f"{name}={value}\0" for name, value in secret_values.items())
     for name, text in {**files, "runs": "".join(f"{line}\n" for line in runs)}.items():
         host.write(prepared / name, text)
