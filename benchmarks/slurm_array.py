@@ -128,6 +128,7 @@ class Bench:
 
 def main(python: str | None) -> int:
     """Measure all cases; 1 where a limit is missed."""
+    load, _, _ = os.getloadavg()  # of what else the machine does
     cluster = started(accounting=True)
     try:
         with tempfile.TemporaryDirectory() as folder:
@@ -141,7 +142,8 @@ def main(python: str | None) -> int:
         times = (f"{seconds:.2f} s" for seconds in (figure.median, figure.fastest, figure.slowest))
         table.add_row(figure.name, *times, limit, ", ".join(f"{n} {name}" for name, n in figure.commands.items()))
     Console().print(table)
-    write_result(RESULTS, figures, ("jinja2", "pydantic", "typer"), settings={"slurm": slurm, "runs": SIZE, **versions})
+    settings = {"slurm": slurm, "runs": SIZE, "load": round(load, 2), **versions}
+    write_result(RESULTS, figures, ("jinja2", "pydantic", "typer"), settings=settings)
     return 0 if all(figure.limit is None or figure.median <= figure.limit for figure in figures) else 1
 
 

@@ -209,7 +209,8 @@ def _slurm_array(result: Mapping[str, Any]) -> str:
         )
         for figure in result["figures"]
     ]
-    note = "submitit keeps no record of runs and ships no code. The machine did other work meanwhile."
+    cores = result["machine"]["cores"]
+    note = f"Load of the {cores} cores when it began: {settings['load']}. submitit keeps no record of runs and ships no code."
     return table((*header, "limit, s", "Slurm's commands"), rows) + "\n\n" + note
 
 
