@@ -210,7 +210,8 @@ def _slurm_array(result: Mapping[str, Any]) -> str:
         for figure in result["figures"]
     ]
     cores = result["machine"]["cores"]
-    note = f"Load of the {cores} cores when it began: {settings['load']}. submitit keeps no record of runs and ships no code."
+    load = f"Load of the {cores} cores when it began: {settings['load']}."
+    note = f"{load} submitit keeps no record of runs and ships no code."
     return table((*header, "limit, s", "Slurm's commands"), rows) + "\n\n" + note
 
 

@@ -344,6 +344,13 @@ def fail(name, reason):
     print(f"  FAIL  {name}: {reasons[-1]}", flush=True)
 
 
+def version_or_place(found):
+    try:
+        return version(found.name)
+    except Exception:
+        return found.origin
+
+
 for name in imports:
     try:
         module = importlib.import_module(name)
@@ -357,7 +364,7 @@ for name in modules:
     except Exception as error:
         fail(name, f"{sys.executable} cannot find {name}: {type(error).__name__}: {error}")
     else:
-        say(name, found.origin) if found else fail(name, f"{sys.executable} has no module {name}")
+        say(name, version_or_place(found)) if found else fail(name, f"{sys.executable} has no module {name}")
 with open(constraints, encoding="utf-8") as lines:
     held = dict(line.strip().split("==", 1) for line in lines if "==" in line)
 for name in ("torch", "numpy"):
