@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from orchestrator.backends.base import Launch, LaunchRequest, Observation
 from orchestrator.docker.container import LABEL, body_of_attempt, container_body, container_name
-from orchestrator.docker.engine import address, connected, ensure_image, explain, image_digest
+from orchestrator.docker.engine import TIMEOUT, address, connected, ensure_image, explain, image_digest
 from orchestrator.errors import BackendError
 from orchestrator.gpus import Gpu, of_this_machine, visible_names
 from orchestrator.states import FailureClass, RunState
@@ -248,9 +248,12 @@ def _start(client: docker.APIClient, container: str, secrets: Mapping[str, str])
         client.start(container)
         pipe = getattr(stream, "_sock", stream)
         words = "".join(f"{name}={value}\0" for name, value in secrets.items())
+        pipe.settimeout(TIMEOUT)
         pipe.sendall(words.encode() + b"\0")
         pipe.shutdown(socket.SHUT_WR)
-    except (BrokenPipeError, ConnectionError) as error:
+        while pipe.recv(1024):  # the engine hangs up when the container has them; before, they may be on their way
+            pass
+    except (ConnectionError, TimeoutError) as error:
         client.remove_container(container, force=True, v=True)
         raise BackendError(f"the container went away before it had its secrets: {error}") from error
     finally:

@@ -157,10 +157,12 @@ class CuttingProxy:
     Attributes:
         target: Port of this machine.
         budget: Bytes; None for no limit.
+        delay: Seconds that each piece is held back for.
     """
 
     target: int
     budget: int | None = None
+    delay: float = 0.0
     passed: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _sockets: list[socket.socket] = field(default_factory=list)
@@ -192,6 +194,7 @@ class CuttingProxy:
                 if over:
                     self._hang_up()
                     return
+                time.sleep(self.delay)
                 other.sendall(block)
             other.shutdown(socket.SHUT_WR)
 

@@ -62,12 +62,16 @@ def refused(where: str) -> str:
     return str(caught.value).removeprefix(f"no container engine answers at {where}: ")
 
 
-def test_secrets_reach_a_container_whole_and_no_process_is_left_behind(engine: Engine, sshd: Sshd):
+def test_secrets_reach_a_container_whole_and_no_process_is_left_behind(engine: Engine, sshd: Sshd, user: SshUser):
+    """Over a slow line too: they may still be on their way when there is nothing else to be done."""
     name = container(engine, LISTEN)
-    with connected(f"ssh://{sshd.target}") as client:
-        _start(client, name, {"A": "one", "B": "two words"})
-        eventually(lambda: not client.inspect_container(name)["State"]["Running"])
-        assert psutil.Process().children()
+    with CuttingProxy(sshd.port) as proxy:
+        user.knows(sshd.known_as(proxy.port), sshd.key)
+        with connected(f"ssh://{sshd.user}@127.0.0.1:{proxy.port}") as client:
+            proxy.delay = 0.3
+            _start(client, name, {"A": "one", "B": "two words"})
+            assert psutil.Process().children()
+    eventually(lambda: not engine.client.inspect_container(name)["State"]["Running"])
     assert engine.client.logs(name) == b"A=oneB=two words\nend\n"
     assert not [child for child in psutil.Process().children() if "ssh" in child.name() and "sshd" not in child.name()]
 
