@@ -40,7 +40,8 @@ def described() -> dict[str, dict[str, Any]]:
     from trainer.config import Config, compose
     from trainer.errors import ConfigError
     from trainer.simulators.isaaclab_camera import NAME, add_camera
-    from trainer.simulators.isaaclab_config import ENTRY_POINT, configure, import_packages, task_config
+    from trainer.simulators.isaaclab_config import ENTRY_POINT, configure, task_config
+    from trainer.simulators.task_packages import import_packages
 
     env = Config.of(compose(["env.backend=isaaclab", "env.from_pixels=true", f"env.num_envs={ENVIRONMENTS}"])).env
     import_packages([])

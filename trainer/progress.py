@@ -69,7 +69,8 @@ class Progress:
                 self._stream.flush()
             else:
                 display, task = bar
-                display.update(task, completed=reading.step, total=reading.total, words=_figures(reading))
+                words = f"{_figures(reading)}, {_hours(reading.elapsed)}"
+                display.update(task, completed=reading.step, total=reading.total, words=words)
 
     def close(self) -> None:
         if self._bar is not None:
@@ -86,7 +87,7 @@ class Progress:
             except ImportError:  # Isaac's image has none
                 return None
             # As much as fits into 80 characters.
-            columns = (BarColumn(bar_width=10), MofNCompleteColumn(), TextColumn("{task.fields[words]}"))
+            columns = (BarColumn(bar_width=5), MofNCompleteColumn(), TextColumn("{task.fields[words]}"))
             display = RichProgress(
                 *columns, console=Console(file=self._stream), auto_refresh=True, refresh_per_second=2
             )

@@ -19,6 +19,7 @@ RUN_ID_VARIABLE = "LONGSHORE_RUN_ID"
 RUN_DIR_VARIABLE = "LONGSHORE_RUN_DIR"
 ATTEMPT_VARIABLE = "LONGSHORE_ATTEMPT"
 DEADLINE_VARIABLE = "LONGSHORE_DEADLINE"  # unix seconds; the attempt is over then
+CODE_VARIABLE = "LONGSHORE_CODE"  # folder of the packages that `setup.code` installs
 
 
 class ExitCode(IntEnum):

@@ -194,7 +194,7 @@ def test_a_package_of_the_users_own_is_installed_from_its_folder(project, job, t
 
 
 def test_the_job_of_the_ant_trains_with_what_isaac_asks_for(project, wheelhouse, tmp_path):
-    """As it is in jobs/, but small, and on a task that the stand-in for Isaac Sim has.
+    """As it is in jobs/, but small, and on a task of the user's own, which `setup.code` alone names.
 
     The real `isaaclab` package starts the stand-in, which refuses what Isaac Sim does not survive.
     """
@@ -202,7 +202,7 @@ def test_the_job_of_the_ant_trains_with_what_isaac_asks_for(project, wheelhouse,
     (tmp_path / "setup.py").write_text(PACKAGE)
     sets = [f"image={IMAGE}", "resources={gpus: 0, memory: 6G, extra: {network: none}}", "secrets=[]", "environment={}"]
     sets.append(f"setup={{wheelhouse: {wheelhouse}, code: [{tmp_path}]}}")
-    task = ["env.name=Standin-Reach-v0", "env.packages=[mine]", "env.allow_cpu=true", "experiment=debug"]
+    task = ["env.name=Standin-Reach-v0", "env.allow_cpu=true", "experiment=debug"]
     keys = ["env.num_envs=8", "collector.frames_per_batch=64", "collector.init_random_frames=256"]
     keys += [f"replay_buffer.{key}" for key in ("batch_size=32", "batch_length=8", "buffer_size=1024")]
     words = [*task, *keys, "optimization.total_optim_steps=20"]

@@ -195,7 +195,8 @@ import isaaclab_registry
 isaaclab_registry._stub()
 from trainer.config import Config, compose
 from trainer.simulators.isaaclab_camera import add_camera
-from trainer.simulators.isaaclab_config import configure, import_packages, task_config
+from trainer.simulators.isaaclab_config import configure, task_config
+from trainer.simulators.task_packages import import_packages
 import_packages([])
 found = {{}}
 for name, words in json.loads({words!r}).items():

@@ -141,7 +141,8 @@ def _tasks() -> str:
     import gymnasium
 
     from trainer.errors import ConfigError
-    from trainer.simulators.isaaclab_config import ENTRY_POINT, import_packages, task_config
+    from trainer.simulators.isaaclab_config import ENTRY_POINT, task_config
+    from trainer.simulators.task_packages import import_packages
 
     import_packages([])
     names = [spec.id for spec in gymnasium.registry.values() if ENTRY_POINT in spec.kwargs]

@@ -22,11 +22,12 @@ from trainer.errors import ConfigError
 from trainer.simulators import isaaclab_app
 from trainer.simulators.base import Control, Space, Step
 from trainer.simulators.isaaclab_camera import add_camera, make_env, read_camera
-from trainer.simulators.isaaclab_config import configure, import_packages, task_config
+from trainer.simulators.isaaclab_config import configure, task_config
 from trainer.simulators.isaaclab_film import Film, add_film_camera
 from trainer.simulators.managers import axes_of, terms_of
 from trainer.simulators.observations import PIXELS, check_groups, chosen_groups, own, picked, spaces_of
 from trainer.simulators.task_log import TaskLog
+from trainer.simulators.task_packages import import_packages
 
 GROUP = "policy"  # of observations, in all of Isaac Lab's tasks
 

@@ -19,20 +19,6 @@ ENTRY_POINT = "env_cfg_entry_point"
 PIXEL_SPACING = 8.0  # metres; closer together, a camera sees its neighbours' robots
 
 
-def import_packages(packages: list[str]) -> None:
-    """Import modules that register tasks, Isaac Lab's own first.
-
-    Raises:
-        ConfigError: One of `packages` cannot be imported.
-    """
-    importlib.import_module("isaaclab_tasks")
-    for package in packages:
-        try:
-            importlib.import_module(package)
-        except ImportError as error:
-            raise ConfigError(f"env.packages: {package!r} cannot be imported: {error}") from error
-
-
 def task_config(name: str) -> Any:
     """A new configuration of a registered task, with its defaults.
 
@@ -46,7 +32,7 @@ def task_config(name: str) -> Any:
     if name not in gymnasium.registry:
         raise ConfigError(
             f"env.name: Isaac Lab has no task {name!r}{_hint(name, known)}; tasks of your own are registered by "
-            "env.packages"
+            "setup.code or env.packages"
         )
     entry = gymnasium.spec(name).kwargs.get(ENTRY_POINT)
     if entry is None:

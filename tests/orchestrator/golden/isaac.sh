@@ -425,6 +425,7 @@ from_folder() { # LABEL FOLDER FLAGS...
   once "$label" "$@" -- "$scratch/$label"
 }
 once code-0 --no-build-isolation --no-deps --ignore-installed -- git+ssh://git@example.org/me/tasks.git@main
+export LONGSHORE_CODE="$packages$site" # where the trainer looks for packages that register tasks
 
 # ---- verify: one line a check, and what to do about each that fails
 
