@@ -242,7 +242,7 @@ def test_what_follows_a_run_waits_in_the_queue_through_its_requeues_and_goes_on_
 def test_a_run_follows_tasks_of_an_array_that_have_not_ended(project, cluster):
     ids = project.run("submit", project.write("some", gpus=0, more="sweep: {seed: [1, 2]}\n")).stdout.split()
     last = project.submit(project.write("last", gpus=0, more=f"after: {ids[0].rpartition('-')[0]}\n"))
-    assert project.finish(last)["state"] == "succeeded", project.log(last)
+    assert project.finish(last, seconds=240)["state"] == "succeeded", project.log(last)  # two runs, and then it
     assert {project.status(RunDir(project.home / run_id))["state"] for run_id in ids} == {"succeeded"}
     again = project.submit(project.write("again", gpus=0, more=f"after: [{', '.join(ids)}]\n"))
     asked = cluster.run("scontrol", "show", "job", project.status(again)["handle"])
