@@ -111,6 +111,7 @@ def test_a_run_outlives_its_nodes_and_is_requeued_with_a_cluster_of_its_own(proj
     goes_on(project, run)
     cluster.run("scontrol", "requeue", project.status(run)["handle"])
     project.trains(run, attempt=2)
+    assert "preempted: asked to stop" in project.log(run, 1)
     assert "resuming from step" in project.log(run, 2)
     cluster.kill_node("gpu2")
     try:

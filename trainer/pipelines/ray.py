@@ -25,15 +25,15 @@ def main(context: RoleContext) -> None:
     if not (address := context.config["pipeline"]["address"] or os.environ.get("RAY_ADDRESS")):
         # Of the cluster that will be made: who has it may run anything there. Ray reads it when it is imported.
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    tasks = 1 if address else tasks_of(os.environ)
-    if tasks > 1:
+    tasks = None if address else tasks_of(os.environ)
+    if tasks is not None:
         os.environ["RAY_AUTH_MODE"] = "token"
     import torch
 
     from trainer.pipelines.ray_fleet import Fleet, choose_fleet, connected, over_tasks
     from trainer.pipelines.ray_learning import RayLearningLoop
 
-    with over_tasks(context, tasks) if tasks > 1 else connected(address) as resources:
+    with over_tasks(context, tasks) if tasks is not None else connected(address) as resources:
         context.reinstall_signals()  # Ray has put its own in their place, which end the process without saving
         choose_fleet(context.config, resources, torch.cuda.device_count())
         RayLearningLoop(context, Fleet(context.config, context.run_dir)).run()

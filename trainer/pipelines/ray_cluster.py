@@ -15,17 +15,16 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 
+from trainer.role import STOP_SIGNALS
 from trainer.run_dir import RunDir, read_json, write_atomically
 
 TASK_VARIABLE = "LONGSHORE_TASK"  # which of them this is, from 0
 TASKS_VARIABLE = "LONGSHORE_TASKS"  # how many there are
 INVITATION = "ray.json"  # in the attempt's folder
-END_TAKES = 40.0  # seconds; Ray takes up to 30 to end a node in order
 
 # Two nodes on one machine would fight about Ray's own choices.
 START = ("start", "--block", "--min-worker-port=0", "--max-worker-port=0", "--dashboard-agent-listen-port=0")
@@ -68,8 +67,10 @@ class Invitation:
         return False
 
 
-def tasks_of(environment: Mapping[str, str]) -> int:
-    """How many tasks the job has."""
+def tasks_of(environment: Mapping[str, str]) -> int | None:
+    """How many tasks run in the job of a batch system; None where this is none's."""
+    if not environment.keys() & {TASKS_VARIABLE, "SLURM_JOB_ID"}:
+        return None
     return int(environment.get(TASKS_VARIABLE) or 1)
 
 
@@ -79,25 +80,32 @@ def cores(environment: Mapping[str, str]) -> int:
 
 
 class RayNode:
-    """`ray start` with a folder of its own, and all that it starts. Ended where the block is left that it is used in.
+    """`ray start` with a folder of its own, and all that it starts. Killed where the block is left that it is used in.
+
+    Slurm sends its signals to every process of a step, and a learner whose Ray has ended is ended by Ray itself before
+    it can save. So they are blocked in all of these processes.
 
     Args:
         words: For the command.
         invitation: Of the cluster.
-        apart: In a process group of its own. What ends a job sends signals to the group of its script.
+        apart: In a process group of its own, which nobody else ends.
     """
 
     def __init__(self, words: Sequence[str], invitation: Invitation, *, apart: bool) -> None:
         self._folder = tempfile.mkdtemp(prefix="ray-")  # sockets lie in it, whose paths may have 107 characters
         self._apart = apart
         own = (f"--temp-dir={self._folder}", f"--num-cpus={cores(os.environ)}")
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "ray.scripts.scripts", *START, *own, *words],
-            env=os.environ | invitation.variables,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,  # advice to people; what goes wrong is on stderr
-            process_group=0 if apart else None,
-        )
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)  # is inherited
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "ray.scripts.scripts", *START, *own, *words],
+                env=os.environ | invitation.variables,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,  # advice to people; what goes wrong is on stderr
+                process_group=0 if apart else None,
+            )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     @classmethod
     def head(cls, invitation: Invitation, gpus: int) -> RayNode:
@@ -113,21 +121,17 @@ class RayNode:
 
     @classmethod
     def further(cls, invitation: Invitation) -> RayNode:
-        """Another node of the cluster; simulators are needed for longer than those who end a job know."""
+        """Another node of the cluster."""
         return cls((f"--address={invitation.address}",), invitation, apart=True)
 
     def __enter__(self) -> RayNode:
         return self
 
     def __exit__(self, *_: object) -> None:
-        os.kill(self._process.pid, signal.SIGTERM)  # `terminate` would collect one that has ended, and free its number
-        until = time.monotonic() + END_TAKES
-        while not self.has_ended() and time.monotonic() < until:
-            time.sleep(0.05)
+        # The kernel ends its children then, and they theirs.
+        os.kill(self._process.pid, signal.SIGKILL)  # `Popen.kill` would collect one that has ended, and free its number
         if self._apart:  # Ray's agents outlive it for a while
-            with suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.kill()
+            os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         shutil.rmtree(self._folder, ignore_errors=True)
 

@@ -238,8 +238,7 @@ def connected(address: str | None) -> Iterator[Mapping[str, float]]:
     Raises:
         ConfigError: There is no such cluster.
     """
-    visible = torch.cuda.device_count()
-    gpus = max(visible - 1, min(visible, 1))  # one is the learner's, where there are several
+    gpus = for_simulators(torch.cuda.device_count())
     try:
         if address:
             ray.init(address, **QUIET)
@@ -252,6 +251,11 @@ def connected(address: str | None) -> Iterator[Mapping[str, float]]:
         yield ray.cluster_resources()
     finally:
         ray.shutdown()
+
+
+def for_simulators(gpus: int) -> int:
+    """How many GPUs of the only machine are the simulators': one is the learner's, where there are several."""
+    return max(gpus - 1, min(gpus, 1))
 
 
 @contextmanager
@@ -270,7 +274,7 @@ def over_tasks(context: RoleContext, tasks: int) -> Iterator[Mapping[str, float]
         Stopped: The role was asked to stop meanwhile.
     """
     invitation = Invitation(f"{ray.util.get_node_ip_address()}:{free_port()}", os.environ["RAY_AUTH_TOKEN"])
-    gpus = max(0, torch.cuda.device_count() - 1)  # the learner needs one for itself: there are other machines
+    gpus = for_simulators(torch.cuda.device_count()) if tasks == 1 else max(0, torch.cuda.device_count() - 1)
     with RayNode.head(invitation, gpus) as node:
         until = time.monotonic() + HEAD_TAKES
         while True:
