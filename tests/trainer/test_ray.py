@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 import torch
 
-from tests.trainer.test_async_pipeline import summary_of
 from trainer.checkpoint import load_latest
 from trainer.config import compose
 from trainer.errors import ConfigError, PeerLost, Stopped
@@ -115,7 +114,7 @@ def test_a_killed_simulator_is_replaced_and_costs_its_unsent_chunks_alone(
 def test_a_run_ends_with_its_evaluation(cluster: None, tmp_path: Path):
     loop = make_loop(tmp_path, "pipeline.actors=1")
     loop.run()
-    summary = summary_of(tmp_path)
+    summary = RunDir(tmp_path).read_summary()
     assert (summary["optim_steps"], summary["trained_return"] > 0) == (20, True)
 
 
