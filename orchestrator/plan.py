@@ -245,15 +245,13 @@ class _Planner:
         )
         partition = job.resources.partition or self.profile.partition
         resources = job.resources.model_copy(update={"partition": partition})
-        sweep = self.sweep
         request = BatchRequest(resources, job.retry.max, job.retry.on, job.name, job.environment, tasks_of(job))
+        place = None
+        if self.sweep is not None:
+            place = SweepPlace(self.plan_id, index, self.size, self.sweep.max_parallel)
         if job.backend == "steve":
-            return {"batch": request, "uploads": uploads, "retry": job.retry.policy}
-        return {
-            "batch": request,
-            "place": SweepPlace(self.plan_id, index, self.size, sweep.max_parallel) if sweep else None,
-            "uploads": uploads if self.root != self.home else (),
-        }
+            return {"batch": request, "place": place, "uploads": uploads, "retry": job.retry.policy}
+        return {"batch": request, "place": place, "uploads": uploads if self.root != self.home else ()}
 
     def _container(self, job: JobSpec, image: str, key: str) -> ContainerRequest:
         labels = {"name": job.name, "key": key, "snapshot": self.snapshot.digest, "profile": self.profile.name}

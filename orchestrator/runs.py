@@ -111,9 +111,10 @@ class RunStore(ClaimStore):
                 "UPDATE runs SET handle = ?, claim = NULL WHERE run_id = ?",
                 [(handle, run_id) for run_id, handle in handles.items()],
             )
-            for run_id in () if queues else handles:
-                if self._state(run_id) in {RunState.QUEUED, RunState.REQUEUED}:
-                    self._move(run_id, RunState.SETTING_UP)
+            new = RunState.QUEUED if queues else RunState.SETTING_UP
+            for run_id in handles:
+                if may_follow(self._state(run_id), new):  # its end may be wanted by now
+                    self._move(run_id, new)
         return self.records(list(handles))
 
     def observe(self, observations: Mapping[str, tuple[str, Observation]]) -> tuple[Event, ...]:
@@ -132,7 +133,7 @@ class RunStore(ClaimStore):
         ]
         if not news:
             return ()
-        changes = []
+        changes: list[Event] = []
         with self._transaction():
             for run_id in news:
                 handle, seen = observations[run_id]
@@ -143,7 +144,9 @@ class RunStore(ClaimStore):
                 if (seen.attempt or 0) > record.attempt:
                     self._catch_up(record, seen.attempt or 0, handle)
                     record = self._record(run_id)
-                if new is RunState.FAILED and (delay := self._retry_delay(record, seen)) is not None:
+                if seen.handed_back:
+                    changes += self._take_back(record, seen)
+                elif new is RunState.FAILED and (delay := self._retry_delay(record, seen)) is not None:
                     changes.append(self._requeue(record, seen, delay))
                 elif new != record.state:
                     changes.append(self._move(run_id, new, self._why_in_vain(record, seen)))
@@ -309,20 +312,38 @@ class RunStore(ClaimStore):
             self._add_attempts({record.run_id: handle}, number + 1)
 
     def _retry_delay(self, record: RunRecord, seen: Observation) -> float | None:
-        """Seconds until a failed attempt is followed by another one; None where it is the last. In a transaction."""
+        """Seconds until a failed attempt is followed by another one; None where it is the last. In a transaction.
+
+        Attempts that had not failed, because they were handed back or cancelled, count for nothing.
+        """
         text = self._db.execute("SELECT launch FROM runs WHERE run_id = ?", (record.run_id,)).fetchone()["launch"]
-        return parse_launch(text).request.retry.delay(seen.failure_class, record.attempt)
+        failed = self._db.execute(
+            "SELECT count(*) FROM attempts WHERE run_id = ? AND number < ? AND failure_class NOTNULL",
+            (record.run_id, record.attempt),
+        ).fetchone()[0]
+        return parse_launch(text).request.retry.delay(seen.failure_class, failed + 1)
 
     def _requeue(self, record: RunRecord, seen: Observation, delay: float) -> Event:
         """The next attempt follows after some seconds; inside a transaction."""
         self._end_attempt(record.run_id, seen, seen.message)
-        self._db.execute(
-            "UPDATE runs SET handle = NULL, claim = NULL, not_before = ? WHERE run_id = ?",
-            (self._clock() + delay, record.run_id),
-        )
+        self._let_wait(record.run_id, self._clock() + delay)
         wait = f" in {delay:.0f} s" if delay else ""
         message = f"attempt {record.attempt}: {seen.failure_class}: {seen.message}; another one follows{wait}"
         return self._move(record.run_id, RunState.REQUEUED, Observation(RunState.REQUEUED, message=message))
+
+    def _take_back(self, record: RunRecord, seen: Observation) -> tuple[Event, ...]:
+        """A run that had not begun where it was waits again for its start; inside a transaction."""
+        if record.cancelling:
+            return (self._move(record.run_id, RunState.CANCELLED, replace(seen, state=RunState.CANCELLED)),)
+        self._end_attempt(record.run_id, seen, seen.message)
+        self._let_wait(record.run_id, 0.0)
+        return (self._move(record.run_id, RunState.REQUEUED, seen),)
+
+    def _let_wait(self, run_id: str, not_before: float) -> None:
+        """A run may be started by whoever looks, from some time on; inside a transaction."""
+        self._db.execute(
+            "UPDATE runs SET handle = NULL, claim = NULL, not_before = ? WHERE run_id = ?", (not_before, run_id)
+        )
 
     def _end_attempt(self, run_id: str, seen: Observation, message: str) -> None:
         """What became of the current attempt; inside a transaction."""
@@ -379,7 +400,7 @@ class RunStore(ClaimStore):
 
 def _is_news(record: RunRecord, seen: Observation) -> bool:
     """Whether an observation says anything that the registry does not."""
-    if (seen.attempt or 0) > record.attempt:
+    if seen.handed_back or (seen.attempt or 0) > record.attempt:
         return True
     new = next_state(record.state, seen.state, cancelling=record.cancelling)
     return new != record.state or (new is RunState.QUEUED and seen.message != record.message)

@@ -117,34 +117,44 @@ def start_queued(
     def follows(record: RunRecord) -> bool:
         return isinstance(backend_for(record.backend, record.profile), FollowingBackend)
 
-    for claimed in _together(store.claim_startable(str(Process.current()), _is_gone, gpus, only, follows)):
-        record, request = claimed[0][0], claimed[0][1].request
+    def give_up(claimed: Iterable[RunRecord], error: LongshoreError) -> None:
+        for waiting in claimed:
+            unseen = isinstance(error, UnclearStart) or (waiting.retaken and not isinstance(error, RefusedStart))
+            store.give_up_start(waiting.run_id, str(error), unclear=unseen)
+        errors.append(error)
+
+    claimed = []
+    for record, launch in store.claim_startable(str(Process.current()), _is_gone, gpus, only, follows):
         try:
-            if missing := [name for name in request.secrets if name not in environment]:
-                raise LongshoreError(f"cannot be started from here: {', '.join(missing)} is not set")
-            if request.place is None:
-                unpack(waiting.run_dir for waiting, _ in claimed)
-            backend = backend_for(record.backend, record.profile)
-            launches = [_next(backend, record, launch) for record, launch in claimed]
-            handles = _launch(backend, launches, {name: environment[name] for name in request.secrets})
+            claimed.append((record, _next(backend_for(record.backend, record.profile), record, launch)))
         except LongshoreError as error:
-            for waiting, _ in claimed:
-                unseen = isinstance(error, UnclearStart) or (waiting.retaken and not isinstance(error, RefusedStart))
-                store.give_up_start(waiting.run_id, str(error), unclear=unseen)
-            errors.append(error)
+            give_up([record], error)
+    for together in _together(claimed):
+        records, launches = zip(*together, strict=True)
+        first, backend = launches[0].request, backend_for(records[0].backend, records[0].profile)
+        try:
+            if missing := [name for name in first.secrets if name not in environment]:
+                raise LongshoreError(f"cannot be started from here: {', '.join(missing)} is not set")
+            if first.place is None:
+                unpack(waiting.run_dir for waiting in records)
+            handles = _launch(backend, launches, {name: environment[name] for name in first.secrets})
+        except LongshoreError as error:
+            give_up(records, error)
             continue
-        for now in store.all_started(handles, launches[0].request.attempt, queues=backend.queues):
+        for left in (record for record in records if record.run_id not in handles):
+            store.give_up_start(left.run_id, "waits until others of its sweep have ended")
+        for now in store.all_started(handles, first.attempt, queues=backend.queues):
             if now.state in TERMINAL:
                 backend.cancel({handles[now.run_id]: now.run_dir}, timedelta(0))  # cancelled while it was being started
     return tuple(errors)
 
 
 def _together(claimed: Iterable[tuple[RunRecord, Launch]]) -> list[list[tuple[RunRecord, Launch]]]:
-    """What is started as one: the runs of a sweep that has a place for each, and every other run by itself."""
-    groups: dict[str, list[tuple[RunRecord, Launch]]] = defaultdict(list)
+    """What is started as one: attempts of one number whose runs have a place in a sweep, and every other by itself."""
+    groups: dict[tuple[str, int], list[tuple[RunRecord, Launch]]] = defaultdict(list)
     for record, launch in claimed:
-        place = launch.request.place if record.state is RunState.QUEUED else None  # what is resumed goes by itself
-        groups[record.run_id if place is None else place.sweep_id].append((record, launch))
+        place = launch.request.place
+        groups[record.run_id if place is None else place.sweep_id, launch.request.attempt].append((record, launch))
     return list(groups.values())
 
 

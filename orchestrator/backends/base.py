@@ -117,6 +117,7 @@ class LaunchRequest:
         uploads: What is copied to the host first; nothing where `run_dir` is this machine's own.
         retry: When the registry starts another attempt; never where the backend does so itself.
         gpus: How many the registry gives it; 0 where the backend does so itself.
+        words: Further settings of the trainer for this attempt, where the commands are those of several runs.
     """
 
     run_id: str
@@ -131,6 +132,7 @@ class LaunchRequest:
     uploads: tuple[Upload, ...] = ()
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     gpus: int = 0
+    words: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -160,6 +162,7 @@ class Observation:
 
     Attributes:
         attempt: Which attempt it is of, where the backend itself starts the next one under the same handle.
+        handed_back: Nothing has begun under this handle, and nothing will: the run is to be started anew.
     """
 
     state: RunState
@@ -167,6 +170,7 @@ class Observation:
     exit_code: int | None = None
     message: str = ""
     attempt: int | None = None
+    handed_back: bool = False
 
 
 @dataclass(frozen=True)
@@ -253,7 +257,7 @@ class SweepBackend(Backend, Protocol):
         """As `launch`, for runs of one sweep.
 
         Returns:
-            Handles by run id.
+            Handles by run id; runs that are left out were not started, and have to wait.
 
         Raises:
             BackendError: None of them was started, or nobody can say.

@@ -59,6 +59,7 @@ def pull(
 def _bring(record: RunRecord, place: Place, here: Path, parts: set[What]) -> None:
     from orchestrator.remote.transfer import pull as bring
 
+    runs = place.host, place.folder.parent, {place.folder.name: here}
     if sys.stderr.isatty():
         from rich.console import Console
         from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
@@ -66,11 +67,9 @@ def _bring(record: RunRecord, place: Place, here: Path, parts: set[What]) -> Non
         columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=24), DownloadColumn())
         with Progress(*columns, TransferSpeedColumn(), console=Console(stderr=True), transient=True) as progress:
             bar = progress.add_task(record.run_id, total=None)
-            done = bring(
-                place.host, place.folder, here, parts, lambda now, all: progress.update(bar, completed=now, total=all)
-            )
+            done = bring(*runs, parts, lambda now, all: progress.update(bar, completed=now, total=all))
     else:
-        done = bring(place.host, place.folder, here, parts)
+        done = bring(*runs, parts)
     known = f", {done.known} were here" if done.known else ""
     say(f"{record.run_id}: {done.files} files, {done.size / 1e6:,.1f} MB{known}")
 

@@ -1,6 +1,6 @@
 """A submission that happens once, however often it is asked for and whenever the connection to the host is lost.
 
-A submission is a folder on the host. Whoever makes that folder, and `mkdir` lets only one, has the submission done by
+A submission is a folder on the host. Whoever puts it there, and a file system lets only one, has the submission done by
 a process of the host's own, which outlives the connection and writes the job's id beside it. Everybody else, and
 whoever comes back later, finds the id there. Where there is a folder and no id, nothing is submitted again.
 """
@@ -17,15 +17,16 @@ from orchestrator.hosts import Host
 
 PATIENCE = 60  # seconds that the submitting command may take
 AMBIGUOUS = 75
+BUNDLE = "bundle"  # folder of a submission: what its command hands on
 SECRETS = "secrets"  # file of a submission, NAME=VALUE words each ended by a NUL, and an empty one
 
-# What was prepared becomes the submission's only for the one who made its folder.
+# A folder appears with all that is in it: renaming one onto another that holds something fails.
 CLAIM = r"""
 set -u
 folder=$1 prepared=$2 patience=$3 detached=$4
 shift 4
-if mkdir -- "$folder" 2>/dev/null; then
-  mv -- "$prepared"/* "$folder"/ && setsid --fork bash -c "$detached" submit "$folder" "$@" </dev/null >/dev/null 2>&1
+if mv -T -- "$prepared" "$folder" 2>/dev/null; then
+  setsid --fork bash -c "$detached" submit "$folder" "$@" </dev/null >/dev/null 2>&1
 elif ! test -d "$folder"; then
   printf '%s cannot be made\n' "$folder" >&2
   exit 1
@@ -76,6 +77,7 @@ def submit_once(
     runs: Sequence[str],
     secret_values: Mapping[str, str],
     patience: int = PATIENCE,
+    bundle: Path | None = None,
 ) -> Submitted:
     """Submit, or find out what became of the submission that there was.
 
@@ -87,6 +89,7 @@ def submit_once(
         runs: Lines of its file `runs`.
         secret_values: By name; they are in a file that only its owner can read.
         patience: Seconds to wait for the id; the command goes on all the same.
+        bundle: Folder of this machine that the submission's folder gets, as `bundle`.
 
     Raises:
         UnclearStart: It may have been submitted or not, and is not submitted again.
@@ -97,6 +100,8 @@ def submit_once(
     words = "".join(f"{name}={value}\0" for name, value in secret_values.items())
     for name, text in {**files, "runs": "".join(f"{line}\n" for line in runs)}.items():
         host.write(prepared / name, text)
+    if bundle is not None:
+        host.put(bundle, prepared / BUNDLE)
     if words:
         host.write(prepared / SECRETS, f"{words}\0", mode=0o600)
     claim = ("bash", "-c", CLAIM, "claim", str(folder), str(prepared), str(patience), DETACHED)

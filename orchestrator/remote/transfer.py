@@ -11,7 +11,7 @@ import binascii
 import io
 import os
 import tarfile
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
@@ -24,9 +24,11 @@ SMALL = 256 << 10  # bytes; what is larger comes alone
 BATCH = 4 << 20  # bytes of small files in one command
 LIST_TAKES = 120.0  # seconds
 
-# Lines: TYPE MODE SIZE MTIME PATH, and behind a tabulator where a link points to.
+# Lines: TYPE MODE SIZE MTIME RUN/PATH, and behind a tabulator where a link points to.
 LIST = r"""
-cd -- "$1" && find . -mindepth 1 \( -type f -o -type l \) ! -name $'*\n*' -printf '%y %m %s %T@ %P\t%l\n'
+cd -- "$1" || exit
+shift
+find "$@" -mindepth 1 \( -type f -o -type l \) ! -name $'*\n*' -printf '%y %m %s %T@ %p\t%l\n'
 """
 # Base64, because what a host prints is text.
 PACK = r"""
@@ -57,6 +59,7 @@ class File:
     """A file or a link of a run directory elsewhere.
 
     Attributes:
+        run: Name of the run directory.
         path: Within the run directory.
         size: Bytes.
         changed: Unix seconds.
@@ -64,11 +67,17 @@ class File:
         link: Name of what a link points to, beside it; None for a file.
     """
 
+    run: str
     path: str
     size: int
     changed: int
     mode: int
     link: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Its path in the folder of all runs."""
+        return f"{self.run}/{self.path}"
 
 
 @dataclass(frozen=True)
@@ -90,18 +99,19 @@ def parse_listing(text: str) -> list[File]:
     for line in text.splitlines():
         fields, _, link = line.partition("\t")
         try:
-            kind, mode, size, changed, path = fields.split(" ", 4)
-            file = File(path, int(size), int(float(changed)), int(mode, 8), link if kind == "l" else None)
+            kind, mode, size, changed, name = fields.split(" ", 4)
+            run, _, path = name.partition("/")
+            file = File(run, path, int(size), int(float(changed)), int(mode, 8), link if kind == "l" else None)
         except ValueError as error:
             raise BackendError(f"the list of a run's files cannot be read: {line!r}") from error
         hidden = any(part.startswith(".") for part in PurePosixPath(path).parts)  # `..`, and what is being written
-        if not (hidden or path.startswith("/") or "/" in link):
+        if not (hidden or name.startswith("/") or path.startswith("/") or "/" in link):
             found.append(file)
     return found
 
 
 def chosen(files: Sequence[File], what: Collection[What]) -> list[File]:
-    """Those that belong to the parts that are asked for; of checkpoints the ones that a link points to."""
+    """Those of a run that belong to the parts that are asked for; of checkpoints the ones that a link points to."""
     links = {file.path.rpartition("/")[2]: file for file in files if file.link and file.path.startswith("checkpoints/")}
     wanted = [links[name] for part in what for name in LINKS.get(part, ()) if name in links]
     starts = [start for part in what for start in FOLDERS.get(part, ())]
@@ -116,40 +126,41 @@ def chosen(files: Sequence[File], what: Collection[What]) -> list[File]:
 
 def pull(
     host: Host,
-    there: Path,
-    here: Path,
+    root: Path,
+    run_dirs: Mapping[str, Path],
     what: Collection[What],
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Pulled:
-    """Bring parts of a run directory.
+    """Bring parts of run directories; small files of all of them come together.
 
     Args:
-        host: Where it is.
-        there: The run directory on the host.
-        here: The same on this machine; what is in it and not there stays.
+        host: Where they are.
+        root: Folder of the host that holds them.
+        run_dirs: The same on this machine, by name; what is in one and not there stays.
         what: Which parts.
         progress: Is told of the bytes that were brought, and of those that there are to bring.
 
     Raises:
         BackendError: The host cannot be reached, or a file changed meanwhile. What was brought stays; ask again.
     """
-    done = host.run(("bash", "-c", LIST, "list", str(there)), timeout=LIST_TAKES)
+    done = host.run(("bash", "-c", LIST, "list", str(root), *run_dirs), timeout=LIST_TAKES)
     if done.exit_code != 0:
-        raise BackendError(f"{there}: {(done.stderr.strip().splitlines() or ['cannot be listed'])[-1]}")
-    files = chosen(parse_listing(done.stdout), what)
-    missing = [file for file in files if file.link is None and not _is_here(file, here)]
+        raise BackendError(f"{root}: {(done.stderr.strip().splitlines() or ['cannot be listed'])[-1]}")
+    listed = parse_listing(done.stdout)
+    files = [file for run in run_dirs for file in chosen([one for one in listed if one.run == run], what)]
+    missing = [file for file in files if file.link is None and not _is_here(file, run_dirs[file.run])]
     total, moved = sum(file.size for file in missing), 0
     for batch in batches([file for file in missing if file.size <= SMALL]):
-        _bring_small(host, there, here, batch)
+        _bring_small(host, root, run_dirs, batch)
         moved += sum(file.size for file in batch)
         progress(moved, total)
     for file in missing:
         if file.size > SMALL:
-            _bring_large(host, there, here, file, partial(_tell, progress, moved, total))
+            _bring_large(host, root, run_dirs[file.run], file, partial(_tell, progress, moved, total))
             moved += file.size
     for file in files:
         if file.link is not None:
-            _point(here / file.path, file.link)
+            _point(run_dirs[file.run] / file.path, file.link)
     return Pulled(len(missing), total, sum(file.link is None for file in files) - len(missing))
 
 
@@ -177,25 +188,26 @@ def _is_here(file: File, here: Path) -> bool:
     return known.st_size == file.size and int(known.st_mtime) == file.changed
 
 
-def _bring_small(host: Host, there: Path, here: Path, batch: Sequence[File]) -> None:
-    done = host.run(("bash", "-c", PACK, "pack", str(there), *(file.path for file in batch)), timeout=LIST_TAKES)
+def _bring_small(host: Host, root: Path, run_dirs: Mapping[str, Path], batch: Sequence[File]) -> None:
+    done = host.run(("bash", "-c", PACK, "pack", str(root), *(file.name for file in batch)), timeout=LIST_TAKES)
     try:
         with tarfile.open(fileobj=io.BytesIO(base64.b64decode(done.stdout)), mode="r:gz") as archive:
             for file in batch:  # a file that has gone in the meantime is in the archive no more
-                if file.path in archive.getnames() and (content := archive.extractfile(file.path)) is not None:
-                    part = _part(here, file)
+                if file.name in archive.getnames() and (content := archive.extractfile(file.name)) is not None:
+                    part = _part(run_dirs[file.run], file)
                     part.write_bytes(content.read())
-                    _put(part, here / file.path, int(archive.getmember(file.path).mtime), file.mode)
+                    changed = int(archive.getmember(file.name).mtime)
+                    _put(part, run_dirs[file.run] / file.path, changed, file.mode)
     except (tarfile.TarError, binascii.Error, EOFError) as error:
-        raise BackendError(f"{there}: what was packed there cannot be read: {error}") from error
+        raise BackendError(f"{root}: what was packed there cannot be read: {error}") from error
 
 
-def _bring_large(host: Host, there: Path, here: Path, file: File, progress: Callable[[int], None]) -> None:
+def _bring_large(host: Host, root: Path, here: Path, file: File, progress: Callable[[int], None]) -> None:
     part = _part(here, file)
-    host.append(there / file.path, part, progress)
+    host.append(root / file.name, part, progress)
     if part.stat().st_size != file.size:
         part.unlink()
-        raise BackendError(f"{there / file.path} has changed while it was copied; pull again")
+        raise BackendError(f"{root / file.name} has changed while it was copied; pull again")
     _put(part, here / file.path, file.changed, file.mode)
 
 

@@ -2,8 +2,9 @@
 
 `$FAKE_STEVE` is its folder. `settings.json` there says how it behaves: `container`, the path that a container's own
 folder has (of one allocation at a time); `path`, put before PATH in containers; `slow`, seconds until an id is
-printed; `warnings`, lines before it; `loses`, whether a job is gone as soon as its id is printed; `overlap`, whether
-a step may run beside another one. Each command typed is a line of `calls`.
+printed; `warnings`, lines before it; `loses`, whether a job is gone as soon as its id is printed; `pending`, whether
+jobs wait for their allocation; `overlap`, whether a step may run beside another one. Each command typed is a line of
+`calls`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pathlib import Path
 
 CLUSTER = Path(os.environ["FAKE_STEVE"])
 JOBS = CLUSTER / "jobs"
-DEFAULTS = {"slow": 0, "warnings": [], "loses": False, "overlap": True}
+DEFAULTS = {"slow": 0, "warnings": [], "loses": False, "pending": False, "overlap": True}
 
 
 def main(program: str, words: list[str]) -> int:
@@ -35,6 +36,8 @@ def main(program: str, words: list[str]) -> int:
         return allocate(settings)
     if not (JOBS / arguments.job).is_dir():
         return refuse(f"job {arguments.job} is not there")
+    if settings["pending"]:
+        return refuse(f"job {arguments.job} is pending")
     container = Path(settings["container"])
     if arguments.verb == "cp":
         target = JOBS / arguments.job / "root" / Path(arguments.target.removeprefix(":")).relative_to(container)

@@ -190,6 +190,39 @@ def test_a_waiting_attempt_leaves_its_slot_to_others(store: RunStore, home: Path
     assert store.get("s-000").state is RunState.REQUEUED
 
 
+def test_an_attempt_that_is_lost_in_the_queue_of_its_backend_is_followed_by_another_one(store: RunStore, home: Path):
+    submit(store, with_policy(home, FOREVER, policy(backoff={})))
+    lost = Observation(RunState.FAILED, FailureClass.NODE_FAILURE)
+    for attempt in (1, 2):
+        store.observe({"demo-1": (str(store.get("demo-1").handle), lost)})
+        assert store.get("demo-1").state is RunState.REQUEUED
+        assert store.started("demo-1", attempt + 1, f"job {attempt}", queues=True).state is RunState.QUEUED
+    store.observe({"demo-1": ("job 2", lost)})
+    assert store.get("demo-1").state is RunState.FAILED
+
+
+def test_a_run_that_is_handed_back_waits_for_its_start_and_has_no_attempt_less(
+    store: RunStore, home: Path, clock: Clock
+):
+    submit(store, with_policy(home, FAIL, policy(max=1, backoff={})))
+    back = Observation(RunState.REQUEUED, message="there was no time for it", handed_back=True)
+    [event] = store.observe({"demo-1": (str(store.get("demo-1").handle), back)})
+    record = store.get("demo-1")
+    assert (event.new, record.state, record.handle) == (RunState.REQUEUED, RunState.REQUEUED, None)
+    assert record.message == "there was no time for it"
+    assert until(store, RunState.FAILED).attempt == 3
+    classes = [attempt.failure_class for attempt in store.attempts("demo-1")]
+    assert classes == [None, FailureClass.NODE_FAILURE, FailureClass.NODE_FAILURE]
+
+
+def test_a_run_that_is_handed_back_when_its_end_was_asked_for_is_cancelled(store: RunStore, home: Path):
+    submit(store, with_policy(home, FOREVER, policy()))
+    handle = str(store.get("demo-1").handle)
+    store.request_cancel(["demo-1"])
+    store.observe({"demo-1": (handle, Observation(RunState.REQUEUED, handed_back=True))})
+    assert store.get("demo-1").state is RunState.CANCELLED
+
+
 def test_of_many_who_look_at_once_one_starts_the_next_attempt(store: RunStore, home: Path, clock: Clock):
     submit(store, with_policy(home, f'if [ "$LONGSHORE_ATTEMPT" = 1 ]; then {FAIL} fi; {FOREVER}', policy(backoff={})))
     eventually(lambda: (home / "demo-1" / "failure.json").exists())

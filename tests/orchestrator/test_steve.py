@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import subprocess
-import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from command_line import REPOSITORY, Project
+from command_line import REPOSITORY
 from golden_files import assert_golden
 from local_runs import eventually
+from steve_project import FAKES, JOB, TOKEN, Steve, steve_project
 from test_plan import planned
 
-from orchestrator.backends.steve.backend import SteveBackend, outcome
+from orchestrator.backends.steve.backend import SteveBackend
 from orchestrator.backends.steve.commands import allocation_script, typed
+from orchestrator.backends.steve.outcomes import end_of, outcome
 from orchestrator.backends.steve.steps import Life, StepHost
 from orchestrator.errors import BackendError, UsageError
 from orchestrator.hosts import Completed, LocalHost
@@ -42,93 +43,12 @@ steve step "$JOBID" 'bash /root/setup-and-run.sh --build-only'
 steve step -d "$JOBID" 'WANDB_MODE=online bash /root/setup-and-run.sh'
 steve step -d "$JOBID" 'WANDB_MODE=online bash /root/setup-and-run.sh env.name=Isaac-Ant-v0'
 """
-FAKES = REPOSITORY / "tests" / "fakes"
-PYTHON = """#!/bin/sh
-if [ "$1 $2" = "-m trainer" ]; then
-  shift 2
-  PYTHONPATH={repository} exec {python} {trainer} "$@"
-elif [ "$1" = - ]; then
-  cat >>"$2" </dev/null
-  case "$STANDIN $3" in
-    *facts) ;;
-    broken*) echo "there is no torch" >"$2" && exit 1 ;;
-  esac
-fi
-"""
-JOB = """\
-name: tiny
-backend: steve
-image: example/tool:1
-resources: {gpus: 0, time: "10:00", partition: fast}
-environment: {STANDIN: %s}
-secrets: [TINY_TOKEN]
-train: {env.backend: mjlab, env.name: Mjlab-Cartpole-Balance}
-retry: {max: 1, on: [node-failure], backoff: 1s}
-"""
-TOKEN = "hunter2-hunter2"
-
-
-class Steve(Project):
-    """A folder where commands are typed, and the cluster."""
-
-    @property
-    def cluster(self) -> Path:
-        return self.folder / "cluster"
-
-    def set(self, **settings: object) -> None:
-        """How the cluster behaves."""
-        base = {"container": str(self.folder / "root"), "path": str(self.cluster / "bin")}
-        (self.cluster / "settings.json").write_text(json.dumps(base | settings))
-
-    def assume(self, commands: dict[str, list[str]] | None = None, **changes: object) -> None:
-        """Write the profile."""
-        assume = {"folder": str(self.folder / "root"), "pull": "1s", "lost": "1s", "ready": "1s"} | changes
-        (self.folder / "profiles.yaml").write_text(
-            json.dumps({"default": {"steve": {"assume": assume, "commands": commands or {}}}})
-        )
-
-    def submit(self, behaviour: str) -> RunDir:
-        (self.folder / "tiny.yaml").write_text(JOB % behaviour)
-        [run_id] = self.run("submit", "tiny.yaml").stdout.split()
-        return RunDir(self.home / run_id)
-
-    def status(self) -> dict:
-        return json.loads(self.run("status", "last", "--json").stdout)
-
-    def calls(self, *verb: str) -> list[list[str]]:
-        """Commands that were typed."""
-        lines = (self.cluster / "calls").read_text().splitlines()
-        return [words for words in map(json.loads, lines) if words[: len(verb)] == list(verb)]
-
-    def jobs(self) -> list[Path]:
-        """Allocations that there are."""
-        folder = self.cluster / "jobs"
-        return list(folder.iterdir()) if folder.is_dir() else []
 
 
 @pytest.fixture
-def project(tmp_path: Path):
-    variables = {
-        "FAKE_STEVE": str(tmp_path / "cluster"),
-        "FAKE_STEVE_PYTHON": sys.executable,
-        "PATH": f"{FAKES}:{os.environ['PATH']}",
-        "TINY_TOKEN": TOKEN,
-    }
-    project = Steve(tmp_path, variables)
-    binaries = project.cluster / "bin"
-    binaries.mkdir(parents=True)
-    words = {
-        "repository": REPOSITORY,
-        "python": sys.executable,
-        "trainer": Path(__file__).with_name("steve_trainer.py"),
-    }
-    (binaries / "python3").write_text(PYTHON.format(**{name: shlex.quote(str(word)) for name, word in words.items()}))
-    (binaries / "python3").chmod(0o755)
-    project.set()
-    project.assume()
-    yield project
-    for job in project.jobs():
-        subprocess.run([str(FAKES / "scancel"), job.name], env=project.variables(), check=False)
+def project(tmp_path: Path) -> Iterator[Steve]:
+    with steve_project(tmp_path) as project:
+        yield project
 
 
 def anymal(**changes: object):
@@ -152,7 +72,7 @@ def test_the_seeds_command_lines_come_out_word_for_word():
 def test_the_plan_and_the_allocation_script_of_anymal_are_as_recorded():
     plan = planned(load_job(REPOSITORY / "jobs" / "anymal.yaml"))
     launch = plan.runs[0].launch
-    script = allocation_script(launch.commands, bundle="/home/user/b", attempt=1, time_limit=86400, ready=1800)
+    script = allocation_script(launch.request, launch.commands, folder="/root", ready=1800)
     assert_golden("steve.plan.txt", plan_text(plan) + "\n")
     assert_golden("steve.allocate.sh", script)
     assert_golden("steve.sh", plan.runs[0].files["setup-and-run.sh"])
@@ -192,13 +112,14 @@ class Answers(LocalHost):
 
 
 def test_an_answer_is_told_apart_from_what_steve_prints_and_keeps_its_own_exit_code(tmp_path):
-    steps = StepHost(Answers(), ["steve"], "1", tmp_path / "pid", tmp_path / "scratch")
+    steps = StepHost(Answers(), ["steve"], "1", tmp_path, None, ["run.1"], tmp_path / "scratch")
     done = steps.run(["printf", "%s", "one\ntwo"])
-    assert (done.exit_code, done.stdout, steps.life) == (0, "one\ntwo", Life.UNBORN)
+    assert (done.exit_code, done.stdout, steps.lives) == (0, "one\ntwo", (Life.UNBORN,))
     assert steps.run(["bash", "-c", "exit 3"]).exit_code == 3
-    (tmp_path / "pid").write_text(str(os.getpid()))
+    RunDir(tmp_path / "run").attempt(1).mkdir(parents=True)
+    (RunDir(tmp_path / "run").attempt(1) / "pid").write_text(str(os.getpid()))
     steps.run(["true"])
-    assert steps.life is Life.ALIVE
+    assert steps.lives == (Life.ALIVE,)
 
 
 def test_a_step_that_steve_refuses_is_an_error():
@@ -207,7 +128,7 @@ def test_a_step_that_steve_refuses_is_an_error():
             return Completed(tuple(argv), 1, "", "steve: error: another step is running\n")
 
     with pytest.raises(BackendError, match="another step is running"):
-        StepHost(Refuses(), ["steve"], "1", Path("/pid"), Path("/scratch")).run(["true"])
+        StepHost(Refuses(), ["steve"], "1", Path("/runs"), None, ["run.1"], Path("/scratch")).run(["true"])
 
 
 def test_a_lost_allocation_is_a_node_failure_unless_the_run_had_ended(tmp_path):
@@ -218,7 +139,7 @@ def test_a_lost_allocation_is_a_node_failure_unless_the_run_had_ended(tmp_path):
 
 
 def test_a_run_is_allocated_copied_set_up_trained_and_released(project):
-    run = project.submit("succeed")
+    [run] = project.submit("succeed")
     project.run("wait", "last")
     verbs = [words[1:3] if words[1:2] == ["step"] else words[:2] for words in project.calls()]
     assert verbs[:5] == [["steve", "job"], *[["steve", "cp"]] * 3, ["step", verbs[4][1]]]
@@ -248,7 +169,7 @@ def running(project: Steve, run: RunDir) -> None:
 
 
 def test_secrets_are_readable_by_their_owner_alone_and_a_cancelled_run_saves_first(project):
-    run = project.submit("long")
+    [run] = project.submit("long")
     running(project, run)
     [job] = project.jobs()
     assert (job / "root" / "longshore.env").stat().st_mode & 0o777 == 0o600
@@ -262,7 +183,7 @@ def test_secrets_are_readable_by_their_owner_alone_and_a_cancelled_run_saves_fir
 
 def test_commands_run_in_the_container_and_checkpoints_come_when_they_are_asked_for(project):
     project.assume(pull="1h")
-    run = project.submit("long")
+    [run] = project.submit("long")
     eventually(lambda: project.status()["state"] == "running")
     far = project.folder / "root" / "longshore" / run.root.name
     done = project.run("exec", "last", "--", "bash", "-c", 'pwd; echo "$STANDIN"; echo oops >&2; exit 7', check=7)
@@ -279,7 +200,7 @@ def test_commands_run_in_the_container_and_checkpoints_come_when_they_are_asked_
 
 
 def test_after_a_lost_allocation_the_run_goes_on_from_the_checkpoint_that_was_pulled(project):
-    run = project.submit("long")
+    [run] = project.submit("long")
     running(project, run)
     [job] = project.jobs()
     pulled = int((run.checkpoints / "latest").resolve().name.removeprefix("step_"))
@@ -291,6 +212,16 @@ def test_after_a_lost_allocation_the_run_goes_on_from_the_checkpoint_that_was_pu
     assert start >= pulled > 0
     assert len(project.calls("steve", "job")) == 2
     assert project.jobs() == []
+
+
+def test_a_run_that_has_succeeded_goes_on_in_a_shared_folder_when_it_is_resumed(project, tmp_path):
+    project.assume(shared=tmp_path / "shared")
+    [run] = project.submit("succeed")
+    project.run("wait", "last")
+    project.run("resume", "last", "optimization.total_optim_steps=7")
+    project.run("wait", "last")
+    assert project.begun([run]) == [(0, 1), (0, 2)]
+    assert "from step 3" in run.log(2).read_text()
 
 
 def test_a_steve_that_answers_late_and_warns_before_the_id_is_asked_once(project):
@@ -318,8 +249,7 @@ def test_a_steve_that_answers_late_and_warns_before_the_id_is_asked_once(project
     ],
 )
 def test_how_an_allocation_ended_is_what_the_state_command_says(answer, code, failure_class):
-    backend = SteveBackend(commands={"state": ["sh", "-c", f"echo {answer}; exit {code}"]})
-    end = backend._end("4711:1")
+    end = end_of(Completed(("state",), code, f"{answer}\n", ""))
     assert (None if end is None else end.failure_class) == failure_class
 
 

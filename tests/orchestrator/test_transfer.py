@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 
 import pytest
@@ -43,9 +44,13 @@ def names(root):
     return sorted(str(path.relative_to(root)) for path in root.rglob("*") if not path.is_dir() or path.is_symlink())
 
 
+def bring(there, here, what, host=LocalHost()):  # noqa: B008
+    return pull(host, there.parent, {there.name: here}, what)
+
+
 def test_the_newest_checkpoint_logs_and_metrics_come_with_times_modes_and_links(there, tmp_path):
     here = tmp_path / "here"
-    done = pull(LocalHost(), there, here, {What.CHECKPOINTS, What.LOGS, What.METRICS})
+    done = bring(there, here, {What.CHECKPOINTS, What.LOGS, What.METRICS})
     wanted = [name for name in names(there) if not name.startswith(("checkpoints/step_1", "checkpoints/.", "job"))]
     assert names(here) == wanted
     assert (here / "checkpoints/latest/model.pt").read_bytes() == LARGE
@@ -57,12 +62,30 @@ def test_the_newest_checkpoint_logs_and_metrics_come_with_times_modes_and_links(
 
 def test_what_is_here_is_not_brought_again_and_what_has_changed_is(there, tmp_path):
     here = tmp_path / "here"
-    pull(LocalHost(), there, here, {What.ALL})
-    assert pull(LocalHost(), there, here, {What.ALL}).files == 0
+    bring(there, here, {What.ALL})
+    assert bring(there, here, {What.ALL}).files == 0
     with (there / "metrics.jsonl").open("ab") as file:
         file.write(b"{}\n")
-    assert pull(LocalHost(), there, here, {What.ALL}) == Pulled(1, 30, 8)
+    assert bring(there, here, {What.ALL}) == Pulled(1, 30, 8)
     assert (here / "metrics.jsonl").read_bytes() == b"{}\n" * 10
+
+
+def test_small_files_of_several_runs_come_in_one_command(there, tmp_path):
+    shutil.copytree(there, there.with_name("run-2"), symlinks=True)
+    (there / "status.json").write_text("{1}")
+
+    class Counted(LocalHost):
+        commands: list[str] = []  # noqa: RUF012
+
+        def run(self, argv, **options):
+            self.commands.append(argv[3])
+            return super().run(argv, **options)
+
+    here = {name: tmp_path / "here" / name for name in ("run-1", "run-2")}
+    pull(Counted(), there.parent, here, {What.METRICS})
+    assert Counted.commands == ["list", "pack"]
+    assert [(run / "status.json").read_text() for run in here.values()] == ["{1}", "{}"]
+    assert all((run / "metrics.jsonl").exists() for run in here.values())
 
 
 class Breaks(LocalHost):
@@ -87,12 +110,12 @@ def test_half_a_file_is_gone_on_with_unless_it_is_of_another_version(there, tmp_
     here = tmp_path / "here"
     for changed in (False, True):
         with pytest.raises(BackendError, match="lost"):
-            pull(Breaks(), there, here, {What.LATEST})
+            bring(there, here, {What.LATEST}, Breaks())
         assert not (here / "checkpoints/step_2/model.pt").exists()
         assert not (here / "checkpoints/latest/model.pt").exists()
         if changed:
             os.utime(there / "checkpoints/step_2/model.pt", (2e9, 2e9))
-        pull(Counts(), there, here, {What.LATEST})
+        bring(there, here, {What.LATEST}, Counts())
         assert (here / "checkpoints/latest/model.pt").read_bytes() == LARGE
         assert list(here.rglob(".*")) == []
         (here / "checkpoints/step_2/model.pt").unlink()
@@ -101,32 +124,38 @@ def test_half_a_file_is_gone_on_with_unless_it_is_of_another_version(there, tmp_
 
 def test_a_link_to_a_checkpoint_that_did_not_come_is_not_made(there, tmp_path):
     here = tmp_path / "here"
-    pull(LocalHost(), there, here, {What.CHECKPOINTS})
+    bring(there, here, {What.CHECKPOINTS})
     (there / "checkpoints/latest").unlink()
     (there / "checkpoints/latest").symlink_to("step_9")
-    pull(LocalHost(), there, here, {What.CHECKPOINTS})
+    bring(there, here, {What.CHECKPOINTS})
     assert os.readlink(here / "checkpoints/latest") == "step_2"
 
 
 def test_a_run_directory_that_is_not_there_is_one_line(tmp_path):
     with pytest.raises(BackendError, match="No such file or directory"):
-        pull(LocalHost(), tmp_path / "gone", tmp_path / "here", {What.ALL})
+        bring(tmp_path / "gone", tmp_path / "here", {What.ALL})
 
 
 def test_what_would_lie_elsewhere_is_no_part_of_a_run():
-    lines = ["f 644 1 2.5 a", "f 644 1 2 ../b", "f 644 1 2 /etc/c", "l 777 1 2 d\t../../etc", "f 644 1 2 x/../y"]
-    assert parse_listing("\n".join(lines)) == [File("a", 1, 2, 0o644)]
+    lines = ["f 644 1 2.5 r/a", "f 644 1 2 r/../b", "f 644 1 2 /etc/c", "l 777 1 2 r/d\t../../etc", "f 644 1 2 r//y"]
+    assert parse_listing("\n".join(lines)) == [File("r", "a", 1, 2, 0o644)]
     with pytest.raises(BackendError, match="cannot be read"):
         parse_listing("steve: 2 nodes are down")
 
 
 def test_small_files_come_in_groups_that_an_answer_can_hold():
-    files = [File(str(number), BATCH // 3, 0, 0o644) for number in range(7)]
+    files = [File("run-1", str(number), BATCH // 3, 0, 0o644) for number in range(7)]
     assert [len(batch) for batch in batches(files)] == [3, 3, 1]
 
 
 def test_progress_ends_at_all_there_is_to_bring(there, tmp_path):
     told = []
-    done = pull(LocalHost(), there, tmp_path / "here", {What.ALL}, lambda now, total: told.append((now, total)))
+    done = pull(
+        LocalHost(),
+        there.parent,
+        {there.name: tmp_path / "here"},
+        {What.ALL},
+        lambda now, total: told.append((now, total)),
+    )
     assert told[-1] == (done.size, done.size)
     assert sorted(told) == told

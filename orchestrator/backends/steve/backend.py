@@ -1,84 +1,46 @@
-"""steve: `job`, `cp` and `step`, typed here or on a login node. A run is an allocation of its own.
+"""steve: `job`, `cp` and `step`, typed here or on a login node. Runs of a sweep share allocations.
 
 What finds an attempt again is the submission's folder on the host (`orchestrator.remote.submission`): a process of the
 host's allocates, copies, sets up and starts, and writes down how far it has come. From then on everything is asked by
-steps, one a look, and brought here. Nobody but whoever looks releases the allocation.
+steps, one a look for each allocation, and brought here. Nobody but whoever looks releases an allocation.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
-import shutil
-import tarfile
-import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import ClassVar
 
 from orchestrator.backends.base import Launch, LaunchRequest, Observation, Place, in_folder
-from orchestrator.backends.steve.commands import ALLOCATE, CODE, SCRIPT, allocation_script, steve_commands, with_words
+from orchestrator.backends.steve.commands import TURNS, steve_commands, with_words
+from orchestrator.backends.steve.outcomes import End, end_of, handed_back, outcome
 from orchestrator.backends.steve.steps import Life, StepHost
+from orchestrator.backends.steve.submissions import COMMAND_TIMEOUT, Phase, Submissions, here_of
+from orchestrator.backends.steve.turns import Turn, entry_of, in_turn, last_turn, read_turn
 from orchestrator.errors import BackendError, UsageError
 from orchestrator.hosts import Host, LocalHost
 from orchestrator.jobfile.quantities import duration_seconds
 from orchestrator.profile import Assumptions, Profile
-from orchestrator.remote.mirror import fetch_logs, fetch_markers
-from orchestrator.remote.submission import submit_once
+from orchestrator.remote.mirror import AT_ONCE, fetch_logs, fetch_markers
 from orchestrator.remote.transfer import What, pull
 from orchestrator.states import FailureClass, RunState
-from trainer.run_dir import ExitCode, RunDir, write_atomically
+from trainer.run_dir import RunDir, write_atomically
 
-COMMAND_TIMEOUT = 60.0  # seconds of `release` and `state`
 RELEASE = ("scancel", "{job_id}")
 BIRTH = 60  # seconds from a detached step's start to its first line
 LOOK = 0.5  # seconds between two looks while a run is being cancelled
-
-# Lines: AGE PHASE of each submission, the age in seconds.
-READ_PHASES = r"""
-for folder in "$@"; do
-  printf '%d %s\n' "$((EPOCHSECONDS - $(stat -c %Y -- "$folder/phase" 2>/dev/null || echo "$EPOCHSECONDS")))" \
-    "$(head -n 1 -- "$folder/phase" 2>/dev/null || echo unknown)"
-done
-"""
-ASK_TO_STOP = 'kill -TERM "$(cat -- "$1")"'
-
-
-# What `state` may say of an allocation that is over, in Slurm's words; any other one means that it stands.
-ENDED: Mapping[str, FailureClass] = {
-    "PREEMPTED": FailureClass.PREEMPTED,
-    "TIMEOUT": FailureClass.TIMEOUT,
-    "DEADLINE": FailureClass.TIMEOUT,
-    "OUT_OF_MEMORY": FailureClass.OUT_OF_MEMORY,
-    **dict.fromkeys(
-        ("NODE_FAIL", "BOOT_FAIL", "CANCELLED", "COMPLETED", "FAILED", "REVOKED"), FailureClass.NODE_FAILURE
-    ),
-}
-
-
-@dataclass(frozen=True)
-class End:
-    """How an allocation has ended."""
-
-    failure_class: FailureClass
-    reason: str
-
-
-@dataclass(frozen=True)
-class Phase:
-    """How far the process on the host has come with an attempt."""
-
-    name: str
-    message: str
-    age: float  # seconds
+NEVER = Observation(RunState.CANCELLED, message="before it had begun")
+WAITING, SETTING_UP = {"unknown", "allocating", "waiting"}, {"copying", "setting-up", "starting"}
 
 
 @dataclass
 class SteveBackend:
-    """One cluster behind steve. Handles are `JOB:ATTEMPT`, the attempt being the first one of the allocation.
+    """One cluster behind steve. Handles are `JOB:ATTEMPT`, and `JOB:ATTEMPT:RUN` for a run of a sweep.
 
     Attributes:
         host: Where steve is typed.
@@ -120,223 +82,293 @@ class SteveBackend:
         return Launch(request, steve_commands(request, self._steve, self.assume.folder))
 
     def again(self, launch: Launch, attempt: int, words: Sequence[str]) -> Launch:
-        request = replace(launch.request, attempt=attempt)
-        return replace(launch, request=request, commands=with_words(launch.commands, words))
+        request = replace(launch.request, attempt=attempt, words=tuple(words))
+        commands = launch.commands if request.place else with_words(launch.commands, words)
+        return replace(launch, request=request, commands=commands)
 
     def launch(self, launch: Launch, secrets: Mapping[str, str]) -> str:
         request = launch.request
-        here = next(upload.source for upload in request.uploads if upload.target == request.run_dir)
-        folder = self._folder(here, request.attempt)
-        bundle = folder.with_name(f"{folder.name}.bundle")
-        if self.host.run(("test", "-d", str(folder))).exit_code != 0:
-            self._send(request, here, bundle)
-        script = allocation_script(
-            launch.commands,
-            bundle=str(bundle),
-            attempt=request.attempt,
-            time_limit=request.time_limit,
-            ready=duration_seconds(self.assume.ready),
-        )
-        submitted = submit_once(
-            self.host,
-            folder,
-            ("bash", f"./{ALLOCATE}"),
-            {ALLOCATE: script},
-            [str(request.run_dir)],
-            {name: secrets[name] for name in request.secrets},
-            duration_seconds(self.assume.answer),
-        )
-        handle = f"{submitted.job_id}:{request.attempt}"
-        write_atomically(_allocation(here, request.attempt), json.dumps({"handle": handle}))
-        return handle
+        here, name = here_of(request), entry_of(request.run_id, request.attempt)
+        submitted = self._submissions(here).submit(name, [launch], secrets)
+        turn = Turn(f"{submitted.job_id}:{request.attempt}", here, name)
+        turn.note()
+        return turn.handle
+
+    def launch_sweep(self, launches: Sequence[Launch], secrets: Mapping[str, str]) -> dict[str, str]:
+        place = launches[0].request.place
+        if place is None:
+            return {launch.request.run_id: self.launch(launch, secrets) for launch in launches}
+        turns = self._submissions(here_of(launches[0].request)).share(launches, place, secrets)
+        for turn in turns:
+            turn.note()
+        return {turn.run_dir.name: turn.handle for turn in turns}
 
     def poll(self, handles: Mapping[str, Path]) -> dict[str, Observation]:
-        open_ones = {handle: run_dir for handle, run_dir in handles.items() if not _is_released(handle, run_dir)}
-        phases = self._phases(open_ones)
-        seen = {}
-        for handle, run_dir in handles.items():
-            if handle in phases:
-                observation = self._observe(handle, run_dir, phases[handle])
-            else:
-                observation = outcome(RunDir(run_dir), _attempt(handle), "released")
-            if observation is not None:
-                seen[handle] = observation
+        turns = [_turn(handle, run_dir) for handle, run_dir in handles.items()]
+        seen = {turn.handle: end for turn in turns if (end := turn.end) is not None}
+        going = [turn for turn in turns if turn.handle not in seen]
+        if going:
+            submissions = self._submissions(going[0].run_dir)
+            phases = submissions.phases(list(dict.fromkeys(turn.submission for turn in going)))
+            for together in _by_submission(going):
+                seen |= self._look(together, phases[together[0].submission])
         return seen
 
     def cancel(self, handles: Mapping[str, Path], grace: timedelta) -> None:
         deadline = time.monotonic() + grace.total_seconds()
-        asked: dict[str, StepHost] = {}
-        for handle, run_dir in handles.items():
-            if _is_released(handle, run_dir):
-                continue
-            self.host.write(self._folder(run_dir, _attempt(handle)) / "cancelled", "")
-            steps = self._steps(handle, run_dir)
-            with contextlib.suppress(BackendError):  # nothing runs there yet, or no second step may
-                if steps.run(("bash", "-c", ASK_TO_STOP, "stop", str(steps.pid))).exit_code == 0:
-                    asked[handle] = steps
-        for handle, steps in asked.items():
+        going = [turn for handle, run_dir in handles.items() if (turn := _turn(handle, run_dir)).end is None]
+        asked, problems = [], []
+        for turns in _by_submission(going):
+            steps = self._steps(turns)
+            try:
+                asked.append((turns, steps, self._ask(turns, steps)))
+            except BackendError as error:
+                problems.append(f"{', '.join(turn.run_dir.name for turn in turns)}: {error}")
+        for turns, steps, heard in asked:
             with contextlib.suppress(BackendError):
-                while steps.run(("true",)).exit_code == 0 and steps.life is Life.ALIVE and time.monotonic() < deadline:
-                    time.sleep(LOOK)
-            with contextlib.suppress(BackendError):
-                self._collect(steps, handles[handle], handle)
-        problems = [self._release(handle, run_dir) for handle, run_dir in handles.items()]
+                self._see_off(turns, steps, heard, deadline)
+            # Where no step may run beside another one, nobody knows.
+            unseen = Life.UNBORN if self.assume.overlap else Life.GONE
+            lives = dict(zip((turn.entry for turn in turns), steps.lives, strict=False))
+            begun = [turn for turn in turns if lives.get(turn.entry, unseen) in {Life.ALIVE, Life.GONE}]
+            ended = {turn: outcome(RunDir(turn.run_dir), turn.attempt, "cancelled") for turn in begun}
+            problems.append(self._let_go(dict.fromkeys(turns, NEVER) | ended))
         if any(problems):
             raise BackendError("; ".join(filter(None, problems)))
 
     def fetch(self, run_dirs: Sequence[Path]) -> None:
-        for run_dir in run_dirs:
-            for handle in _handles(run_dir)[-1:]:
-                if _is_released(handle, run_dir):
-                    continue
-                with contextlib.suppress(BackendError):  # `poll` says when it is lost; what is here can be shown
-                    steps = self._steps(handle, run_dir)
-                    fetch_markers(steps, self._root, [run_dir])
-                    fetch_logs(steps, self._root, [run_dir])
+        turns = [turn for run_dir in run_dirs if (turn := last_turn(run_dir)) is not None and turn.end is None]
+        for together in _by_submission(turns):
+            with contextlib.suppress(BackendError):  # `poll` says when it is lost; what is here can be shown
+                steps, here = self._steps(together), [turn.run_dir for turn in together]
+                fetch_markers(steps, self._root, here)
+                fetch_logs(steps, self._root, here)
 
     def place(self, run_dir: Path) -> Place | None:
-        folder = self._root / run_dir.name
-        for handle in _handles(run_dir)[-1:]:
-            if not _is_released(handle, run_dir):
-                return Place(self._steps(handle, run_dir), folder)
+        folder, turn = self._root / run_dir.name, last_turn(run_dir)
+        if turn is not None and turn.end is None:
+            return Place(self._steps([turn]), folder)
         return Place(self.host, folder) if self.shared is not None else None
 
     def execute(self, handle: str, run_dir: Path, command: Sequence[str], variables: Mapping[str, str]) -> int:
-        return self._steps(handle, run_dir).stream(in_folder(self._root / run_dir.name, command, variables))
+        steps = self._steps([_turn(handle, run_dir)])
+        return steps.stream(in_folder(self._root / run_dir.name, command, variables))
 
-    def _observe(self, handle: str, run_dir: Path, phase: Phase) -> Observation | None:
-        number = _attempt(handle)
+    def _look(self, turns: Sequence[Turn], phase: Phase) -> dict[str, Observation]:
+        """What is seen of attempts in one allocation, by handle."""
+        job = turns[0].job_id
         if phase.name == "silent":
-            return self._lost(handle, run_dir, "it never took a copy")
-        if (end := self._end(handle)) is not None:
-            return self._lost(handle, run_dir, end.reason, end.failure_class)
-        if phase.name in {"unknown", "allocating", "waiting"}:
-            return Observation(RunState.QUEUED, message=f"job {_job(handle)} waits for its allocation")
-        if phase.name in {"copying", "setting-up", "starting"}:
-            return Observation(RunState.SETTING_UP, attempt=number)
-        steps = self._steps(handle, run_dir)
+            return self._lost(turns, End(FailureClass.NODE_FAILURE, "it never took a copy"))
+        if (end := self._end(turns[0])) is not None:
+            return self._lost(turns, end)
+        if phase.name in WAITING:
+            waits = Observation(RunState.QUEUED, message=f"job {job} waits for its allocation")
+            return {turn.handle: waits for turn in turns}
+        if phase.name in SETTING_UP:
+            begins = _next(turns)
+            return {turn.handle: self._seen(turn, going=turn is begins) for turn in turns}
+        steps = self._steps(turns, tidy=phase.age > BIRTH)
         try:
-            fetch_markers(steps, self._root, [run_dir])
+            fetch_markers(steps, self._root, [turn.run_dir for turn in turns])
+            return self._look_inside(turns, steps, phase)
         except BackendError as error:
-            return self._silence(handle, run_dir, phase, str(error))
-        _silent(handle, run_dir).unlink(missing_ok=True)
-        unborn = steps.life is Life.UNBORN and phase.age > BIRTH
-        if phase.name == "failed" or steps.life is Life.GONE or unborn:
-            with contextlib.suppress(BackendError):  # what was pulled before is what there is
-                self._collect(steps, run_dir, handle)
-            problem = self._release(handle, run_dir)
-            seen = outcome(RunDir(run_dir), number, phase.message or "it ended without a word")
-            return replace(seen, message="; ".join(filter(None, [seen.message, problem])))
-        self._pull_sometimes(steps, run_dir, handle)
-        attempt = max(RunDir(run_dir).attempts(), default=number)
-        trained = RunDir(run_dir).has_trained(attempt)
-        return Observation(RunState.RUNNING if trained else RunState.SETTING_UP, attempt=attempt)
+            return self._silence(turns, phase, str(error))
 
-    def _silence(self, handle: str, run_dir: Path, phase: Phase, reason: str) -> Observation | None:
+    def _look_inside(self, turns: Sequence[Turn], steps: StepHost, phase: Phase) -> dict[str, Observation]:
+        """The same, where a step has answered; the markers of the attempts are here.
+
+        Raises:
+            BackendError: What has ended could not be brought here; it keeps its allocation for another look.
+        """
+        over: dict[Turn, Observation] = {}
+        gone, going, begins = [], [], _next(turns)
+        for turn, life in zip(turns, steps.lives, strict=True):
+            if phase.name == "failed" or life is Life.GONE or (life is Life.UNBORN and phase.age > BIRTH):
+                gone.append(turn)
+            elif life is Life.WITHDRAWN:
+                over[turn] = NEVER
+            elif life is Life.RETURNED:
+                over[turn] = handed_back(f"allocation {turn.job_id} had too little time left")
+            elif life is Life.STRANDED and turn is not begins:
+                over[turn] = handed_back(f"nobody was left in allocation {turn.job_id} to begin it")
+            elif life is Life.STRANDED:
+                over[turn] = outcome(RunDir(turn.run_dir), turn.attempt, "the detached step has begun nothing")
+            elif life is not Life.WAITING or turn is begins:
+                going.append(turn)
+            if life in {Life.ALIVE, Life.GONE}:
+                turn.note_begun()
+        self._collect(steps, gone)
+        reason = phase.message or "it ended without a word"
+        for turn in gone:
+            over[turn] = outcome(RunDir(turn.run_dir), turn.attempt, reason)
+            if phase.name == "failed":  # the set-up was that of all
+                reason = over[turn].message
+        problem = self._let_go(over)
+        self._clean_up(steps, gone)
+        self._pull_sometimes(steps, going)
+        for turn in turns:
+            turn.note_answer()
+        return {
+            turn.handle: _with(over[turn], problem) if turn in over else self._seen(turn, going=turn in going)
+            for turn in turns
+        }
+
+    def _seen(self, turn: Turn, *, going: bool) -> Observation:
+        """An attempt that has not ended, by its markers; `going` if its turn has come."""
+        if not going:
+            return Observation(RunState.QUEUED, message=f"waits for its turn in allocation {turn.job_id}")
+        run_dir = RunDir(turn.run_dir)
+        attempt = max(run_dir.attempts(), default=turn.attempt)
+        return Observation(RunState.RUNNING if run_dir.has_trained(attempt) else RunState.SETTING_UP, attempt=attempt)
+
+    def _silence(self, turns: Sequence[Turn], phase: Phase, reason: str) -> dict[str, Observation]:
         """No step answers: because no second one may run, because steve has a bad minute, or because all is over."""
         if phase.name == "failed":
-            return self._lost(handle, run_dir, phase.message)
-        mark = _silent(handle, run_dir)
-        if not mark.exists():
-            write_atomically(mark, reason)
-        waited = time.time() - mark.stat().st_mtime
+            return self._lost(turns, End(FailureClass.NODE_FAILURE, phase.message))
+        waited = time.time() - min([turn.note_silence(reason) for turn in turns])
         if self.assume.overlap and waited > duration_seconds(self.assume.lost):
-            return self._lost(handle, run_dir, reason)
-        return None
+            return self._lost(turns, End(FailureClass.NODE_FAILURE, reason))
+        return {}
 
-    def _lost(
-        self, handle: str, run_dir: Path, reason: str, failure_class: FailureClass = FailureClass.NODE_FAILURE
-    ) -> Observation:
-        """The allocation is gone, and with it what was not pulled."""
-        self._release(handle, run_dir)
-        message = f"allocation {_job(handle)} is lost: {reason}"
-        return outcome(RunDir(run_dir), _attempt(handle), message, lost=failure_class)
+    def _lost(self, turns: Sequence[Turn], end: End) -> dict[str, Observation]:
+        """The allocation is gone, and with it what was not pulled of the attempt that went on in it, or was the next.
 
-    def _pull_sometimes(self, steps: StepHost, run_dir: Path, handle: str) -> None:
-        mark = RunDir(run_dir).attempt(_attempt(handle)) / "pulled"
-        if mark.exists() and time.time() - mark.stat().st_mtime < duration_seconds(self.assume.pull):
-            return
-        with contextlib.suppress(BackendError):  # the next look tries again
-            self._collect(steps, run_dir, handle)
-            write_atomically(mark, "", durable=False)
+        The others are started anew elsewhere. One has to answer for it in any case: a cluster that loses every
+        allocation would be asked for ever.
+        """
+        problem, answers = self._release(turns[0]), _next(turns)
+        if self.shared is not None:
+            with contextlib.suppress(BackendError):
+                fetch_markers(self.host, self.shared, [turn.run_dir for turn in turns])
+        message = f"allocation {turns[0].job_id} is lost: {end.reason}"
+        seen = {
+            turn: outcome(RunDir(turn.run_dir), turn.attempt, message, lost=end.failure_class)
+            if turn.has_begun or turn is answers or RunDir(turn.run_dir).success.exists()
+            else handed_back(message)
+            for turn in turns
+        }
+        for turn, observation in seen.items():
+            turn.note_end(observation)
+        return {turn.handle: _with(observation, problem) for turn, observation in seen.items()}
 
-    def _collect(self, steps: StepHost, run_dir: Path, handle: str) -> None:
-        """Bring all of a run that is worth keeping."""
-        fetch_markers(steps, self._root, [run_dir])
-        fetch_logs(steps, self._root, [run_dir])
-        what = {What.METRICS} if self.shared is not None else {What.METRICS, What.LATEST}
-        pull(steps, self._root / run_dir.name, run_dir, what)
+    def _ask(self, turns: Sequence[Turn], steps: StepHost) -> list[str]:
+        """Ask attempts to stop, and those that wait never to begin; the entries of those that have heard it.
 
-    def _release(self, handle: str, run_dir: Path) -> str:
-        """Give the allocation back, once; why it could not be, or nothing."""
-        if _is_released(handle, run_dir):
-            return ""
-        problem, folder = "", self._folder(run_dir, _attempt(handle))
-        self.host.write(folder / "cancelled", "")  # the process on the host goes no further
+        Raises:
+            BackendError: Others keep the allocation, and some may begin in it all the same.
+        """
+        first, entries = turns[0], [turn.entry for turn in turns]
+        submissions = self._submissions(first.run_dir)
+        if first.entries:
+            submissions.withdraw(first.submission, entries)
+        else:
+            submissions.halt(first.submission)
         try:
-            done = self.host.run(self._words("release", handle, RELEASE), timeout=COMMAND_TIMEOUT)
+            return steps.stop(entries)
+        except BackendError:  # there is no container yet, or it is released anyway
+            phase = submissions.phases([first.submission])[first.submission]
+            if first.leaves_some(turns) and phase.name not in WAITING:
+                raise
+            return []
+
+    def _see_off(self, turns: Sequence[Turn], steps: StepHost, heard: list[str], deadline: float) -> None:
+        """Wait until attempts have stopped that are to, and bring what they leave.
+
+        Raises:
+            BackendError: A step did not run.
+        """
+        alive: list[str] = []
+        while True:
+            deaf = [entry for entry in alive if entry not in heard]
+            heard += steps.stop(deaf) if deaf else steps.run(("true",)).stdout.split()
+            alive = [turn.entry for turn, life in zip(turns, steps.lives, strict=True) if life is Life.ALIVE]
+            if not alive or time.monotonic() >= deadline:
+                break
+            time.sleep(LOOK)
+        if alive and turns[0].entries:  # a single run ends with its allocation
+            steps.end(alive)
+        never = {Life.WAITING, Life.WITHDRAWN}
+        here = [turn for turn, life in zip(turns, steps.lives, strict=True) if life not in never]
+        fetch_markers(steps, self._root, [turn.run_dir for turn in here])
+        self._collect(steps, here)
+
+    def _pull_sometimes(self, steps: StepHost, turns: Sequence[Turn]) -> None:
+        since = time.time() - duration_seconds(self.assume.pull)
+        due = [turn for turn in turns if not turn.pulled.exists() or turn.pulled.stat().st_mtime < since]
+        with contextlib.suppress(BackendError):  # the next look tries again
+            self._collect(steps, due)
+            for turn in due:
+                write_atomically(turn.pulled, "", durable=False)
+
+    def _collect(self, steps: StepHost, turns: Sequence[Turn]) -> None:
+        """Bring all of runs that is worth keeping, but for their markers.
+
+        Raises:
+            BackendError: It could not be brought.
+        """
+        if turns:
+            run_dirs = {turn.run_dir.name: turn.run_dir for turn in turns}
+            fetch_logs(steps, self._root, list(run_dirs.values()))
+            what = {What.METRICS} if self.shared is not None else {What.METRICS, What.LATEST}
+            pull(steps, self._root, run_dirs, what)
+
+    def _clean_up(self, steps: StepHost, turns: Sequence[Turn]) -> None:
+        """Make room in the container for the runs that come."""
+        if turns and self.shared is None and turns[0].leaves_some():
+            with contextlib.suppress(BackendError):
+                steps.run(("rm", "-rf", "--", *(str(self._root / turn.run_dir.name) for turn in turns)))
+
+    def _let_go(self, over: Mapping[Turn, Observation]) -> str:
+        """Note the end of attempts, and release their allocation if it has no others; why it could not be."""
+        first, problem = next(iter(over), None), ""
+        if first is None:
+            return ""
+        if is_last := not first.leaves_some(over):
+            problem = self._release(first)
+        for turn, seen in over.items():
+            turn.note_end(seen)
+        if not is_last and not first.leaves_some():  # somebody else has noted the end of the others meanwhile
+            problem = self._release(first)
+        return problem
+
+    def _release(self, turn: Turn) -> str:
+        """Give an allocation back; why it could not be, or nothing."""
+        problem, submissions = "", self._submissions(turn.run_dir)
+        submissions.halt(turn.submission)
+        try:
+            done = self.host.run(self._words("release", turn, RELEASE), timeout=COMMAND_TIMEOUT)
         except BackendError as error:
             problem = str(error)
         else:
             if done.exit_code != 0:
                 problem = done.stderr.strip() or f"exit code {done.exit_code}"
-        self.host.run(("rm", "-rf", "--", str(folder / "secrets"), f"{folder}.bundle"))
-        write_atomically(_released(handle, run_dir), problem)
-        return f"allocation {_job(handle)} could not be released: {problem}" if problem else ""
+        submissions.clear(turn.submission)
+        return f"allocation {turn.job_id} could not be released: {problem}" if problem else ""
 
-    def _end(self, handle: str) -> End | None:
-        """How the allocation has ended, by the profile's `state` command; None while it stands, or nobody can tell.
-
-        A command that fails says nothing, but for Slurm's way of saying that there is no such job.
-        """
+    def _end(self, turn: Turn) -> End | None:
+        """How an allocation has ended; None while it stands, or nobody can tell."""
         if "state" not in self.commands:
             return None
-        done = self.host.run(self._words("state", handle, ()), timeout=COMMAND_TIMEOUT)
-        if words := done.stdout.split():
-            failure_class = ENDED.get(words[0].rstrip("+"))
-            return None if failure_class is None else End(failure_class, f"steve's cluster says {words[0]}")
-        if done.exit_code == 0 or "invalid job id" in done.stderr.lower():
-            return End(FailureClass.NODE_FAILURE, "steve's cluster does not know it any more")
-        return None
+        return end_of(self.host.run(self._words("state", turn, ()), timeout=COMMAND_TIMEOUT))
 
-    def _phases(self, handles: Mapping[str, Path]) -> dict[str, Phase]:
-        if not handles:
-            return {}
-        folders = [str(self._folder(run_dir, _attempt(handle))) for handle, run_dir in handles.items()]
-        done = self.host.run(("bash", "-c", READ_PHASES, "phases", *folders), timeout=COMMAND_TIMEOUT)
-        lines = done.stdout.splitlines()
-        if len(lines) != len(folders):
-            raise BackendError(f"submissions cannot be read: {done.stderr.strip()}")
-        phases = {}
-        for handle, line in zip(handles, lines, strict=True):
-            age, name, message = [*line.split(" ", 2), "", ""][:3]
-            phases[handle] = Phase(name, message, float(age))
-        return phases
+    def _steps(self, turns: Sequence[Turn], *, tidy: bool = False) -> StepHost:
+        """The container of turns that share an allocation."""
+        first = turns[0]
+        return StepHost(
+            self.host,
+            self._steve,
+            first.job_id,
+            self._root,
+            Path(self.assume.folder) / TURNS if first.entries else None,
+            [turn.entry for turn in turns],
+            self._submissions(first.run_dir).folder / first.submission / "pulled",
+            tidy,
+        )
 
-    def _send(self, request: LaunchRequest, here: Path, bundle: Path) -> None:
-        """Put on the host what `steve cp` is going to copy."""
-        with tempfile.TemporaryDirectory() as folder:
-            packed = Path(folder)
-            shutil.copy2(here / SCRIPT, packed / SCRIPT)
-            with tarfile.open(packed / CODE, "w:gz") as archive:
-                for upload in request.uploads:
-                    name = str(upload.target.relative_to(self._root))
-                    if upload.complete:
-                        archive.add(upload.source, name)
-                    else:
-                        for path in _to_go_on_from(here, checkpoints=self.shared is None):
-                            archive.add(path, f"{name}/{path.relative_to(here)}")
-            self.host.put(packed, bundle)
-
-    def _steps(self, handle: str, run_dir: Path) -> StepHost:
-        pid = RunDir(self._root / run_dir.name).attempt(_attempt(handle)) / "pid"
-        scratch = self._folder(run_dir, _attempt(handle)) / "pulled"
-        return StepHost(self.host, self._steve, _job(handle), pid, scratch)
-
-    def _folder(self, run_dir: Path, attempt: int) -> Path:
-        """Of a submission, on the host."""
-        root = run_dir.parent if self.assume.staging is None else Path(self.assume.staging)
-        return root / "submissions" / f"{run_dir.name}.{attempt}"
+    def _submissions(self, run_dir: Path) -> Submissions:
+        """Those that a run's are among."""
+        folder = run_dir.parent if self.assume.staging is None else Path(self.assume.staging)
+        return Submissions(self.host, folder / "submissions", self._root, self.assume, self.shared is not None)
 
     @property
     def _root(self) -> Path:
@@ -347,74 +379,29 @@ class SteveBackend:
     def _steve(self) -> tuple[str, ...]:
         return tuple(self.commands.get("steve", ("steve",)))
 
-    def _words(self, name: str, handle: str, default: Sequence[str]) -> tuple[str, ...]:
-        return tuple(word.replace("{job_id}", _job(handle)) for word in self.commands.get(name, default))
+    def _words(self, name: str, turn: Turn, default: Sequence[str]) -> tuple[str, ...]:
+        return tuple(word.replace("{job_id}", turn.job_id) for word in self.commands.get(name, default))
 
 
-def outcome(run_dir: RunDir, first: int, reason: str, *, lost: FailureClass | None = None) -> Observation:
-    """What became of an attempt, by the files that were brought here.
-
-    Args:
-        run_dir: Here.
-        first: Attempt that the allocation began with.
-        reason: What to say where they say nothing.
-        lost: Why the allocation is gone; that, and no failure that was followed by another attempt, is the reason.
-    """
-    attempt = max([first, *run_dir.attempts()])
-    code, failure = run_dir.read_exit_code(attempt), None
-    with contextlib.suppress(ValueError, KeyError, TypeError):
-        failure = run_dir.read_failure()
-    if run_dir.success.exists():
-        return Observation(RunState.SUCCEEDED, exit_code=code, attempt=attempt)
-    if failure is not None and failure.attempt == attempt:
-        return Observation(RunState.FAILED, failure.failure_class, code, failure.message, attempt)
-    if code == ExitCode.RESUMABLE:
-        message = "stopped from outside after saving a checkpoint"
-        return Observation(RunState.FAILED, FailureClass.PREEMPTED, code, message, attempt)
-    if lost is not None:
-        return Observation(RunState.FAILED, lost, code, reason, attempt)
-    failure_class = FailureClass.CRASH if run_dir.has_trained(attempt) else FailureClass.SETUP
-    return Observation(RunState.FAILED, failure_class, code, reason, attempt)
+def _turn(handle: str, run_dir: Path) -> Turn:
+    attempt = int(handle.split(":")[1])
+    return read_turn(run_dir, attempt) or Turn(handle, run_dir, entry_of(run_dir.name, attempt))
 
 
-def _to_go_on_from(here: Path, *, checkpoints: bool) -> list[Path]:
-    """What the next attempt gets of a run: its job, and without a shared folder what was pulled before."""
-    run = RunDir(here)
-    wanted = [run.job, run.plan, run.git]
-    latest = run.checkpoints / "latest"
-    if checkpoints:
-        wanted += [run.metrics]
-        if latest.exists():
-            wanted += [latest.resolve(), latest]
-    return [path for path in wanted if path.exists()]
+def _by_submission(turns: Iterable[Turn]) -> list[list[Turn]]:
+    """Turns of one allocation in order, as many as one command may name."""
+    grouped: dict[str, list[Turn]] = defaultdict(list)
+    for turn in turns:
+        grouped[turn.submission].append(turn)
+    ordered = [in_turn(group) for group in grouped.values()]
+    return [group[start : start + AT_ONCE] for group in ordered for start in range(0, len(group), AT_ONCE)]
 
 
-def _handles(run_dir: Path) -> list[str]:
-    """Of the allocations that a run has had."""
-    run = RunDir(run_dir)
-    found = [_allocation(run_dir, number) for number in run.attempts()]
-    return [json.loads(path.read_text(encoding="utf-8"))["handle"] for path in found if path.exists()]
+def _next(turns: Sequence[Turn]) -> Turn | None:
+    """The one that is about to begin in an allocation where nothing has begun."""
+    return turns[0] if turns[0].is_next else None
 
 
-def _job(handle: str) -> str:
-    return handle.partition(":")[0]
-
-
-def _attempt(handle: str) -> int:
-    return int(handle.partition(":")[2])
-
-
-def _allocation(run_dir: Path, attempt: int) -> Path:
-    return RunDir(run_dir).attempt(attempt) / "allocation.json"
-
-
-def _released(handle: str, run_dir: Path) -> Path:
-    return RunDir(run_dir).attempt(_attempt(handle)) / "released"
-
-
-def _is_released(handle: str, run_dir: Path) -> bool:
-    return _released(handle, run_dir).exists()
-
-
-def _silent(handle: str, run_dir: Path) -> Path:
-    return RunDir(run_dir).attempt(_attempt(handle)) / "silent"
+def _with(seen: Observation, problem: str) -> Observation:
+    """What was seen, and what went wrong besides."""
+    return replace(seen, message="; ".join(filter(None, [seen.message, problem])))

@@ -1,4 +1,4 @@
-"""What is typed to steve: its three commands for one attempt, and the script that types them on the host. Pure."""
+"""What is typed to steve: its three commands for an allocation, and the scripts around them. Pure."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ if TYPE_CHECKING:
     from orchestrator.spec import JobSpec
 
 SCRIPT, CODE, GIVEN = "setup-and-run.sh", "longshore.tar.gz", "longshore.env"  # files of the container's folder
+IN_TURN = "in-turn.sh"  # in place of the script where an allocation has several runs to do
+TURNS = "longshore.turns"  # folder beside it: what became of them
 ALLOCATE = "allocate.sh"
-TEMPLATE = f"steve/{ALLOCATE}.j2"
 
 
 def steve_commands(request: LaunchRequest, command: Sequence[str], folder: str) -> tuple[tuple[str, ...], ...]:
     """What is typed for a first attempt: allocation, copies, set-up, training; JOB_ID stands for the job's id.
 
     Args:
-        request: What it starts.
+        request: What it starts; with a place in a sweep, the commands are those of all of its runs.
         command: `steve`, or what is typed instead.
         folder: Of the container, for what is copied.
 
@@ -35,14 +36,15 @@ def steve_commands(request: LaunchRequest, command: Sequence[str], folder: str) 
     container, batch = request.container, request.batch
     assert container is not None, "a planned run of steve has it"
     assert batch is not None, "a planned run of steve has it"
-    script = f"{folder}/{SCRIPT}"
+    name = SCRIPT if request.place is None else IN_TURN
+    script = f"{folder}/{name}"
     variables = [f"{name}={shlex.quote(value)}" for name, value in batch.environment.items()]
     root = shlex.quote(str(request.run_dir.parent))
     given, code = (shlex.quote(f"{folder}/{name}") for name in (GIVEN, CODE))
     unpack = f"chmod 600 {given} && mkdir -p {root} && tar -xzf {code} -C {root} && rm {code}"
     return (
         (*command, "job", *_job_words(request), "--container-image", container.image, "--jobid-only"),
-        (*command, "cp", JOB_ID, f"./{SCRIPT}", f":{script}"),
+        (*command, "cp", JOB_ID, f"./{name}", f":{script}"),
         (*command, "cp", JOB_ID, f"./{GIVEN}", f":{folder}/{GIVEN}"),
         (*command, "cp", JOB_ID, f"./{CODE}", f":{folder}/{CODE}"),
         (*command, "step", JOB_ID, unpack),
@@ -57,23 +59,42 @@ def with_words(commands: Sequence[tuple[str, ...]], words: Sequence[str]) -> tup
     return (*others, (*train[:-1], " ".join([train[-1], *map(shlex.quote, words)])))
 
 
-def allocation_script(
-    commands: Sequence[tuple[str, ...]], *, bundle: str, attempt: int, time_limit: float | None, ready: int
-) -> str:
+def allocation_script(request: LaunchRequest, commands: Sequence[tuple[str, ...]], *, folder: str, ready: int) -> str:
     """The whole text of allocate.sh.
 
     Args:
+        request: What it starts.
         commands: From `steve_commands`.
-        bundle: Folder of the host that holds what is copied.
-        attempt: Its number, from 1.
-        time_limit: Seconds that it may take.
+        folder: Of the container, for what is copied.
         ready: Seconds from the id to the first copy that succeeds.
     """
     names = ("job", "copy_script", "copy_given", "copy_code", "unpack", "set_up", "train")
     values: dict[str, object] = dict(zip(names, commands, strict=True))
-    values |= {"bundle": bundle, "attempt": attempt, "ready": ready}
-    values["time_limit"] = "" if time_limit is None else int(time_limit)
-    return shell_environment().get_template(TEMPLATE).render(values)
+    alone = request.place is None
+    values |= {
+        "attempt": request.attempt if alone else "",
+        "ready": ready,
+        "time_limit": "" if request.time_limit is None else int(request.time_limit),
+        "step": commands[names.index("unpack")][:-1],
+        "turns": "" if alone else f"{folder}/{TURNS}",
+    }
+    return shell_environment().get_template(f"steve/{ALLOCATE}.j2").render(values)
+
+
+def in_turn_script(requests: Sequence[LaunchRequest], folder: str) -> str:
+    """The whole text of in-turn.sh.
+
+    Args:
+        requests: The attempts, in the order in which they are to be made.
+        folder: Of the container, for what is copied.
+    """
+    values = {
+        "root": requests[0].run_dir.parent,
+        "turns": f"{folder}/{TURNS}",
+        "given": f"{folder}/{GIVEN}",
+        "runs": [{"run": one.run_id, "attempt": one.attempt, "words": one.words} for one in requests],
+    }
+    return shell_environment().get_template(f"steve/{IN_TURN}.j2").render(values)
 
 
 def typed(words: Sequence[str]) -> str:

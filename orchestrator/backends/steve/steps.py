@@ -18,14 +18,66 @@ STEP_TIMEOUT = 120.0  # seconds of a step that reads a few files
 PIECE_TIMEOUT = 900.0  # seconds
 EXECUTE_TIMEOUT = 86400.0  # seconds of a command that somebody watches
 
-_ANSWER = re.compile(r"^longshore-begin (\w+)\n(.*?)\n?^longshore-end (\d+)$", re.DOTALL | re.MULTILINE)
+_ANSWER = re.compile(r"^longshore-begin([\w ]*)\n(.*?)\n?^longshore-end (\d+)$", re.DOTALL | re.MULTILINE)
 
-# A process that has ended and that nobody has waited for counts as gone.
-ALIVE = (
-    "if ! test -e {pid}; then a=unborn; "
-    "elif grep -qs '^State:[[:space:]]*[^ZX[:space:]]' /proc/$(cat {pid})/status; then a=alive; else a=gone; fi; "
-    'echo "longshore-begin $a"; '
-)
+# What has become of attempts. A process that has ended and that nobody has waited for counts as gone; the lock is held
+# by whoever begins the runs of a sweep, and where that one is no more, what waits is left to nobody.
+LOOK = r"""
+look() { # ROOT TURNS TIDY ENTRY...
+  root=$1 turns=$2 tidy=$3 held= lives=
+  shift 3
+  if test -e "$turns/lock" && ! flock -n "$turns/lock" true; then held=yes; fi
+  for entry in "$@"; do
+    turn=$turns/$entry pid=$root/${entry%.*}/attempts/${entry##*.}/pid life=
+    if test -n "$turns" && ! test -d "$turn"; then
+      life=waiting
+      if test -n "$tidy" && test -z "$held" && mkdir -p -- "$turns" && mkdir -- "$turn"; then
+        life=stranded
+        : >"$turn/stranded"
+      fi
+    fi
+    for word in returned stranded withdrawn; do
+      if test -n "$turns" && test -e "$turn/$word"; then life=$word; fi
+    done
+    if test -z "$life"; then
+      life=gone
+      if test -n "$turns" && test -e "$turn/done"; then :
+      elif ! test -e "$pid" && test -z "$turns"; then life=unborn
+      elif ! test -e "$pid"; then life=${held:+alive}
+      elif grep -qs '^State:[[:space:]]*[^ZX[:space:]]' "/proc/$(cat "$pid")/status"; then life=alive
+      fi
+    fi
+    lives="$lives ${life:-gone}"
+  done
+  echo "longshore-begin$lives"
+}
+"""
+# Prints the entries that were asked to stop, or are never going to begin.
+STOP = r"""
+root=$1 turns=$2
+shift 2
+for entry in "$@"; do
+  pid=$root/${entry%.*}/attempts/${entry##*.}/pid
+  if test -n "$turns" && mkdir -p -- "$turns" && mkdir -- "$turns/$entry" 2>/dev/null; then
+    : >"$turns/$entry/withdrawn"
+  elif test -e "$turns/$entry/done" || ! kill -TERM "$(cat -- "$pid" 2>/dev/null)" 2>/dev/null; then
+    continue
+  fi
+  printf '%s\n' "$entry"
+done
+"""
+# The script, which would write a last word, and then every process of the run.
+END = r"""
+root=$1
+shift
+for entry in "$@"; do
+  run=${entry%.*}
+  kill -KILL "$(cat -- "$root/$run/attempts/${entry##*.}/pid")"
+  for file in $(grep -lzxF -- "LONGSHORE_RUN_ID=$run" /proc/[0-9]*/environ 2>/dev/null); do
+    kill -KILL "${file//[!0-9]/}"
+  done
+done
+"""
 PIECE = 'tail -c "+$(($2 + 1))" -- "$1" | head -c "$3" | base64'
 PIECE_SIZE = 64 << 20  # bytes of a large file that come with one step: no more than that is lost with it
 # On the host: gigabytes go through a file and not through the answer.
@@ -38,32 +90,59 @@ shift
 
 
 class Life(StrEnum):
-    """What became of the process that runs the script."""
+    """What became of an attempt in its allocation."""
 
-    UNBORN = "unborn"
+    WAITING = "waiting"  # for its turn
+    RETURNED = "returned"  # too little time was left for it
+    STRANDED = "stranded"  # nobody is there that would begin it
+    WITHDRAWN = "withdrawn"  # it was cancelled before it began
+    UNBORN = "unborn"  # the detached step has written nothing yet
     ALIVE = "alive"
     GONE = "gone"
 
 
 @dataclass
 class StepHost:
-    """The container of one attempt, as a place where commands are typed. Files are not kept there this way.
+    """The container of an allocation, as a place where commands are typed. Files are not kept there this way.
 
     Attributes:
         host: Where steve is typed.
         command: `steve`, or what is typed instead.
         job_id: The allocation.
-        pid: File of the container that holds the script's process id.
+        root: Folder of all runs in the container.
+        turns: Folder of the container that says what became of several runs; None where there is but one.
+        entries: `RUN.ATTEMPT` of the attempts that are looked at with each command.
         scratch: File of the host that large answers go through.
-        life: What the last command has seen of that process.
+        tidy: Nobody else is going to begin what waits, unless somebody is there who does.
+        lives: What the last command has seen of each entry, in their order.
     """
 
     host: Host
     command: Sequence[str]
     job_id: str
-    pid: Path
+    root: Path
+    turns: Path | None
+    entries: Sequence[str]
     scratch: Path
-    life: Life = field(default=Life.UNBORN, init=False)
+    tidy: bool = False
+    lives: tuple[Life, ...] = field(default=(), init=False)
+
+    def stop(self, entries: Sequence[str]) -> list[str]:
+        """Ask attempts to save and stop, and keep those that wait from ever beginning; those that heard it.
+
+        Raises:
+            BackendError: The step did not run.
+        """
+        turns = "" if self.turns is None else str(self.turns)
+        return self.run(("bash", "-c", STOP, "stop", str(self.root), turns, *entries)).stdout.split()
+
+    def end(self, entries: Sequence[str]) -> None:
+        """End attempts by force, and nothing else that is in the allocation.
+
+        Raises:
+            BackendError: The step did not run.
+        """
+        self.run(("bash", "-c", END, "end", str(self.root), *entries))
 
     def run(
         self, argv: Sequence[str], *, environment: Mapping[str, str] | None = None, timeout: float | None = None
@@ -78,7 +157,7 @@ class StepHost:
         if match is None:
             reason = (done.stderr or done.stdout).strip().splitlines() or [f"exit code {done.exit_code}"]
             raise BackendError(f"steve step {self.job_id}: {reason[-1]}")
-        self.life = Life(match[1])
+        self.lives = tuple(Life(word) for word in match[1].split())
         return Completed(tuple(argv), int(match[3]), match[2], done.stderr)
 
     def put(self, source: Path, target: Path) -> None:
@@ -120,5 +199,7 @@ class StepHost:
         return done.exit_code
 
     def _step(self, argv: Sequence[str]) -> tuple[str, ...]:
-        text = ALIVE.format(pid=shlex.quote(str(self.pid))) + shlex.join(argv)
-        return (*self.command, "step", self.job_id, f'{text}; s=$?; echo; echo "longshore-end $s"')
+        turns = "" if self.turns is None else str(self.turns)
+        look = shlex.join(("look", str(self.root), turns, "yes" if self.tidy else "", *self.entries))
+        text = f'{LOOK}{look}\n{shlex.join(argv)}; s=$?; echo; echo "longshore-end $s"'
+        return (*self.command, "step", self.job_id, text)

@@ -1,11 +1,10 @@
 #!/bin/bash
-# Allocates, copies, sets up and starts one attempt; `phase` says how far it has come. Typed in its own folder.
+# Allocates, copies, sets up and starts what is in `bundle`; `phase` says how far it has come. Typed in its own folder.
 # It prints the job's id and goes on by itself: neither a queue nor a set-up of minutes needs the submitter. It carries
 # none of the run's marks, because the set-up script ends every process that does.
 # shellcheck disable=SC2016 # the placeholder stands as it is in the commands
 set -u
 folder=$PWD
-bundle=/home/user/b
 attempt=1
 ready=1800
 time_limit=86400
@@ -52,8 +51,8 @@ printf '%s\n' "$JOBID"
 
 start() {
   trap '' HUP
-  cd -- "$bundle" || {
-    phase "failed $bundle is gone"
+  cd -- "$folder/bundle" || {
+    phase "failed $folder/bundle is gone"
     return
   }
   phase waiting
@@ -73,7 +72,9 @@ start() {
   phase copying
   (
     umask 077
-    printf 'LONGSHORE_ATTEMPT=%d\0' "$attempt"
+    if [[ -n "$attempt" ]]; then
+      printf 'LONGSHORE_ATTEMPT=%d\0' "$attempt"
+    fi
     if [[ -n "$time_limit" ]]; then
       printf 'LONGSHORE_DEADLINE=%d\0' "$((begun + time_limit))"
     fi
@@ -88,7 +89,7 @@ start() {
     phase failed 'the code could not be copied'
     return
   fi
-  cd / && rm -rf -- "$bundle" "$folder/secrets"
+  cd / && rm -rf -- "$folder/bundle" "$folder/secrets"
   phase setting-up
   if ! type_in "${set_up[@]}"; then
     phase failed 'the set-up has failed'
