@@ -3,30 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
-import subprocess
 import sys
 
 import pytest
 
-from tests.orchestrator.command_line import REPOSITORY
 from tests.orchestrator.local_runs import eventually
-from tests.services.slurm_project import FOREVER, SlurmProject, end, started
-from tests.services.sshd import Sshd
+from tests.services.slurm_project import FOREVER, end, started
+from tests.services.steve_site import SECRET, allocations, behave, refused_step, steve_site
 
 pytestmark = [pytest.mark.services, pytest.mark.timeout(300)]
-SECRET = "hunter2-hunter2"
-JOB = """\
-name: {name}
-backend: steve
-profile: {profile}
-image: example/tool:1
-resources: {{gpus: {gpus}, time: "{time}", partition: normal}}
-secrets: [{secrets}]
-train: {{env.backend: debug, experiment: debug, optimization.total_optim_steps: {steps}, checkpoint.interval: 1}}
-retry: {{max: {retries}, on: [node-failure, timeout, preempted], backoff: 1s}}
-"""
 # The image's Python: what it has need not be installed, and what it trains is the real trainer.
 PYTHON = """#!/bin/sh
 if [ "$1 $2" = "-m trainer" ]; then
@@ -35,15 +21,6 @@ elif [ "$1" = - ]; then
   cat >>"$2" </dev/null
 fi
 """
-
-
-class SteveProject(SlurmProject):
-    """A laptop without Slurm and without steve."""
-
-    def write(self, name, *, profile="far", gpus=2, time="30:00", secrets="", steps=20, retries=0, more=""):
-        values = {"gpus": gpus, "time": time, "secrets": secrets, "steps": steps, "retries": retries}
-        (self.folder / f"{name}.yaml").write_text(JOB.format(name=name, profile=profile, **values) + more)
-        return f"{name}.yaml"
 
 
 @pytest.fixture(scope="module")
@@ -63,37 +40,10 @@ def steve(cluster):
     return folder
 
 
-def behave(steve, **settings):
-    base = {"container": str(steve / "container"), "path": str(steve / "bin")}
-    (steve / "settings.json").write_text(json.dumps(base | settings))
-
-
 @pytest.fixture(scope="module")
 def project(tmp_path_factory, cluster, steve):
-    folder = tmp_path_factory.mktemp("steve")
-    variables = {
-        **cluster.variables,
-        "PATH": f"{REPOSITORY / 'tests/fakes/slurm'}:{os.environ['PATH']}",
-        "FAKE_STEVE": str(steve),
-        "FAKE_STEVE_PYTHON": sys.executable,
-    }
-    (folder / "sshd").mkdir()
-    sshd = Sshd(folder / "sshd", variables)
-    sshd.start()
-    (folder / "laptop").mkdir()
-    home = {"HOME": str(sshd.folder / "home"), "MY_SECRET": SECRET, "PATH": "/nowhere"}
-    project = SteveProject(folder / "laptop", home)
-    assume = {"folder": str(steve / "container"), "staging": str(steve / "staging"), "pull": "2s", "lost": "5s"}
-    state = ["squeue", "--noheader", "--states=all", "--format=%T", "--jobs={job_id}"]
-    far = {"host": sshd.target, "key": str(sshd.key), "steve": {"assume": assume, "commands": {"state": state}}}
-    profiles = {
-        "far": far,
-        "shared": {**far, "shared": str(steve / "shared")},
-        "alone": {**far, "steve": {"assume": {**assume, "overlap": False}, "commands": {"state": state}}},
-    }
-    (project.folder / "profiles.yaml").write_text(json.dumps(profiles))
-    yield project
-    sshd.stop()
+    with steve_site(tmp_path_factory.mktemp("steve"), cluster, steve, {"folder": str(steve / "container")}) as project:
+        yield project
 
 
 @pytest.fixture(autouse=True)
@@ -105,24 +55,10 @@ def nothing_is_left_running(cluster, steve):
     eventually(lambda: cluster.run("sinfo", "-h", "-p", "normal", "-o", "%D %t") == "2 idle\n", 40)
 
 
-def allocations(cluster):
-    """Ids of the allocations that there are."""
-    return cluster.run("squeue", "-h", "-o", "%A").split()
-
-
 def occupied(cluster):
     """Take all GPUs; returns the job's id."""
     wish = ("-N2", "--gres=gpu:8", "--exclusive", "--wrap=sleep 300", "-o/dev/null")
     return cluster.run("sbatch", "--parsable", *wish).strip()
-
-
-def refused_step(cluster, steve, job):
-    """What steve says when it will not do a step, typed on the host."""
-    variables = os.environ | cluster.variables | {"FAKE_STEVE": str(steve), "FAKE_STEVE_PYTHON": sys.executable}
-    words = [str(REPOSITORY / "tests/fakes/slurm/steve"), "step", job, "true"]
-    done = subprocess.run(words, env=variables, capture_output=True, text=True)
-    assert done.returncode == 1
-    return done.stderr
 
 
 def test_the_site_is_well(project):
@@ -217,6 +153,31 @@ def test_a_higher_partition_takes_the_nodes_and_the_run_is_preempted_and_goes_on
     assert "resuming from step" in project.log(run, 2)
     assert [one["failure_class"] for one in project.status(run)["attempts"]] == ["preempted", None]
     project.run("cancel", run.root.name, "--grace", "60s", timeout=100)
+    assert allocations(cluster) == []
+
+
+def test_two_allocations_share_a_sweep_and_a_node_that_dies_costs_what_ran_on_it(project, cluster):
+    more = "sweep: {seed: [0, 1, 2, 3], max_parallel: 2}\n"
+    runs = project.submit_sweep(project.write("shared", gpus=8, steps=FOREVER, retries=1, more=more))
+    for run in runs[:2]:
+        project.trains(run)
+    assert [project.state(run) for run in runs] == ["running", "running", "queued", "queued"]
+    assert len(allocations(cluster)) == 2
+    job = project.status(runs[0])["handle"].split(":")[0]
+    node = cluster.run("squeue", "-h", "-o", "%N", "-j", job).strip()
+    cluster.kill_node(node)
+    try:
+        eventually(lambda: project.status(runs[2])["attempt"] == 2, 60)
+        assert project.status(runs[1])["attempt"] == 1
+        assert [one["failure_class"] for one in project.status(runs[0])["attempts"]] == ["node-failure"]
+        assert "had not begun" in project.status(runs[2])["attempts"][0]["message"]
+    finally:
+        cluster.start_node(node)
+    project.trains(runs[2], attempt=2, seconds=120)
+    assert "until others of its sweep have ended" in project.status(runs[0])["message"]
+    assert len(allocations(cluster)) == 2
+    project.run("cancel", "--yes", *[run.root.name for run in runs], "--grace", "60s", timeout=150)
+    assert {project.state(run) for run in runs} == {"cancelled"}
     assert allocations(cluster) == []
 
 
