@@ -422,6 +422,7 @@ from_folder() { # LABEL FOLDER FLAGS...
   once "$label" "$@" -- "$scratch/$label"
 }
 from_folder code-0 /home/user/tasks --no-build-isolation --no-deps --ignore-installed
+export LONGSHORE_CODE="$packages$site" # where the trainer looks for packages that register tasks
 
 # ---- verify: one line a check, and what to do about each that fails
 
