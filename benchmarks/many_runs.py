@@ -1,23 +1,25 @@
 """A sweep of a thousand local runs while `status` and `runs` are typed all the time: `python benchmarks/many_runs.py`.
 
-    python benchmarks/many_runs.py [--runs N] [--parallel N] [--trainer standin|debug] [--json [FILE]]
+    python benchmarks/many_runs.py [--runs N] [--parallel N] [--json [FILE]]
 
-Everything is what a user has (command line, registry, set-up script, a process a run) but the trainer: `standin` keeps
-the run directory's contract and learns nothing, in a fraction of a second; `debug` is the real one with
-`experiment=debug`, and takes some six seconds of a core, most of them for importing torch. A run is lost when it has
-not succeeded in one attempt.
+Everything is what a user has: command line, registry, set-up script, and the trainer with `experiment=debug`, each run
+of which takes some three seconds of a core, most of them for importing torch. The commands are typed on a terminal. A
+run is lost when it has not succeeded in one attempt.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
+import pty
 import sqlite3
 import statistics
 import subprocess
 import sys
 import tempfile
+import termios
 import threading
 import time
 from dataclasses import dataclass, field
@@ -32,13 +34,18 @@ from benchmarks.results import save_result
 from orchestrator.registry import REGISTRY
 from tests.orchestrator.command_line import Project
 
-DEBUG = """\
+JOB = """\
 name: many
 backend: local
 resources: {gpus: 0}
 train: {experiment: debug, threads: 1, optimization.total_optim_steps: 4, eval.episodes: 0}
+sweep:
+  seed: [%s]
+  max_parallel: %d
 """
-PAUSE = 0.1  # seconds between two commands of whoever looks
+PAUSE = 0.5  # seconds from an answer to the next question of whoever looks
+PATIENCE = 0.5  # seconds that an answer may take
+LINES, COLUMNS = 50, 132  # of the terminal
 
 
 @dataclass(frozen=True)
@@ -50,6 +57,7 @@ class Command:
     median: float
     slowest_of_twenty: float  # 95 of 100 were faster
     slowest: float
+    late: int  # answers that took longer than PATIENCE
     cpu: float  # median
     memory_mb: float  # at most
 
@@ -58,7 +66,6 @@ class Command:
 class Figure:
     """What became of the sweep."""
 
-    trainer: str
     runs: int
     parallel: int
     lost: int
@@ -83,13 +90,21 @@ class Looker:
 
     def look(self, stop: threading.Event) -> None:
         while not stop.wait(PAUSE):
+            terminal, end = pty.openpty()
+            termios.tcsetwinsize(end, (LINES, COLUMNS))
             started = time.perf_counter()
             process = subprocess.Popen(
                 self.project.command(*self.words),
                 cwd=self.project.folder,
                 env=self.project.variables(),
-                stdout=subprocess.DEVNULL,
+                stdin=end,
+                stdout=end,
             )
+            os.close(end)
+            with contextlib.suppress(OSError):  # the terminal's way of saying that nobody writes any more
+                while os.read(terminal, 1 << 16):
+                    pass
+            os.close(terminal)
             _, status, usage = os.wait4(process.pid, 0)
             self.seconds.append(time.perf_counter() - started)
             process.returncode = os.waitstatus_to_exitcode(status)
@@ -105,28 +120,23 @@ class Looker:
             statistics.median(self.seconds),
             sorted(self.seconds)[int(len(self.seconds) * 0.95)],
             max(self.seconds),
+            sum(seconds > PATIENCE for seconds in self.seconds),
             statistics.median(self.cpu),
             max(self.memory),
         )
 
 
-def measure(folder: Path, trainer: str, runs: int, parallel: int) -> Figure:
+def measure(folder: Path, runs: int, parallel: int) -> Figure:
     """Submit a sweep, look at it until its end, and count what is lost.
 
     Args:
         folder: Where the project is made.
-        trainer: `standin` or `debug`.
         runs: Of the sweep.
         parallel: How many at a time.
     """
-    project = Project.make(folder)
-    seeds = ", ".join(map(str, range(runs)))
-    more = f"sweep:\n  seed: [{seeds}]\n  max_parallel: {parallel}\n"
-    if trainer == "debug":
-        (folder / "profiles.yaml").write_text(f"default:\n  python: {sys.executable}\n")
-        (folder / "many.yaml").write_text(DEBUG + more)
-    else:
-        project.job(name="many", more=more)
+    project = Project(folder)
+    (folder / "profiles.yaml").write_text(f"default:\n  python: {sys.executable}\n")
+    (folder / "many.yaml").write_text(JOB % (", ".join(map(str, range(runs))), parallel))
     started = time.perf_counter()
     first = project.run("submit", "many.yaml", "--yes", timeout=600).stdout.split()[0]
     submitted = time.perf_counter() - started
@@ -160,7 +170,6 @@ def measure(folder: Path, trainer: str, runs: int, parallel: int) -> Figure:
         sound = database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     database.close()
     return Figure(
-        trainer,
         runs,
         parallel,
         runs - len(whole),
@@ -182,11 +191,12 @@ def show(figure: Figure) -> None:
         f"{figure.submit_s:.1f} s): {figure.lost} lost; registry {figure.registry_mb:.1f} MB, "
         f"{'sound' if figure.registry_sound else 'DAMAGED'}; load {figure.load:.1f}"
     )
-    table = Table("command", "times", "median", "95 of 100 below", "slowest", "of a core", "memory")
+    late = f"later than {PATIENCE:g} s"
+    table = Table("command", "times", "median", "95 of 100 below", "slowest", "of a core", late, "memory")
     for command in figure.commands:
         times = (command.median, command.slowest_of_twenty, command.slowest, command.cpu)
         row = (f"{seconds:.2f} s" for seconds in times)
-        table.add_row(command.name, str(command.count), *row, f"{command.memory_mb:.0f} MB")
+        table.add_row(command.name, str(command.count), *row, str(command.late), f"{command.memory_mb:.0f} MB")
     console.print(table)
 
 
@@ -195,13 +205,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=1000)
     parser.add_argument("--parallel", type=int, default=8)
-    parser.add_argument("--trainer", choices=("standin", "debug"), default="standin")
     parser.add_argument("--json", nargs="?", type=Path, const=Path(), metavar="FILE")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        figure = measure(Path(folder), options.trainer, options.runs, options.parallel)
+        figure = measure(Path(folder), options.runs, options.parallel)
     show(figure)
-    save_result(options.json, "many-runs", [figure], ("pydantic", "typer"))
+    save_result(options.json, "many-runs", [figure], ("torch",))
     return int(figure.lost > 0 or not figure.registry_sound)
 
 

@@ -83,18 +83,20 @@ def _many_runs(result: Mapping[str, Any]) -> str:
                 f"`{command['name']}`",
                 command["count"],
                 f"{command['cpu']:.2f}",
-                f"{command['median']:.1f}",
-                f"{command['slowest']:.1f}",
+                f"{command['median']:.2f}",
+                f"{command['slowest_of_twenty']:.2f}",
+                f"{command['slowest']:.2f}",
+                command["late"],
                 f"{command['memory_mb']:.0f}",
             )
             for command in figure["commands"]
         ]
+        header = ("command", "times", "of a core, s", "median, s", "95 % below, s", "slowest, s", "over 0.5 s")
         parts.append(
-            f"{figure['runs']:,} local runs of the {figure['trainer']} trainer, {figure['parallel']} at a time, in "
-            f"{figure['seconds']:.0f} s on a machine whose load was {figure['load']:.1f}: {figure['lost']} lost. The "
-            f"registry took {figure['registry_mb']:.1f} MB, `wait` {figure['watcher_memory_mb']:.0f} MB of memory. "
-            "Typed meanwhile, on all of them:\n\n"
-            + table(("command", "times", "of a core, s", "median, s", "slowest, s", "memory, MB"), rows)
+            f"{figure['runs']:,} local runs of the debug experiment, {figure['parallel']} at a time, in "
+            f"{figure['seconds'] / 60:.0f} minutes on a machine whose load was {figure['load']:.1f}: {figure['lost']} "
+            f"lost. The registry took {figure['registry_mb']:.1f} MB, `wait` {figure['watcher_memory_mb']:.0f} MB of "
+            "memory. Typed again and again meanwhile, about all of them:\n\n" + table((*header, "memory, MB"), rows)
         )
     return "\n\n".join(parts)
 

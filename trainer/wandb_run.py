@@ -125,9 +125,11 @@ class WandB:
         return not finish.is_alive()
 
     def _finish(self) -> None:
-        with suppress(Exception):
-            assert self._artifacts is not None
+        assert self._artifacts is not None
+        try:
             self._artifacts.finish()
+        except Exception as error:
+            log.warning("W&B did not take the last artefacts: %s: %s", type(error).__name__, error)
         with suppress(Exception):
             self._run.finish()
 

@@ -43,8 +43,10 @@ def run_dir(run_dir: RunDir) -> RunDir:
 
 
 def environment(run_dir: RunDir, **variables: str) -> dict[str, str]:
+    """For a process of its own; where this one has used the package, it has left it an address and folders."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
     named = {"LONGSHORE_RUN_ID": RUN_ID, "LONGSHORE_RUN_DIR": str(run_dir.root), "PYTHONPATH": str(ROOT)}
-    return os.environ | named | {"WANDB_CONFIG_DIR": str(run_dir.root / "wandb-config")} | variables
+    return inherited | named | {"WANDB_CONFIG_DIR": str(run_dir.root / "wandb-config")} | variables
 
 
 def train(run_dir: RunDir, *overrides: str, **variables: str) -> None:
