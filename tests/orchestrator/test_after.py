@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
@@ -17,7 +17,6 @@ from local_runs import (
     WAIT_FOR_GO,
     backend_for,
     eventually,
-    home_of_runs,
     single,
     sweep,
 )
@@ -37,17 +36,6 @@ from orchestrator.submit import SubmitResult, execute
 from orchestrator.watch import cancel, refresh, wait
 
 FAIL = "exit 1\n"
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Iterator[Path]:
-    with home_of_runs(tmp_path) as folder:
-        yield folder
-
-
-@pytest.fixture
-def store(home: Path) -> RunStore:
-    return RunStore(home)
 
 
 def submit(store: RunStore, plan: Plan, *after: str) -> SubmitResult:

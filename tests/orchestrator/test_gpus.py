@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,6 @@ from local_runs import (
     WAIT_FOR_GO,
     backend_for,
     eventually,
-    home_of_runs,
     pid_of,
     plan_of,
     planned,
@@ -43,17 +41,6 @@ echo "$CUDA_VISIBLE_DEVICES" >>../held
 sleep 0.1
 for gpu in ${CUDA_VISIBLE_DEVICES//,/ }; do rmdir "../gpu-$gpu"; done
 """
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Iterator[Path]:
-    with home_of_runs(tmp_path) as home:
-        yield home
-
-
-@pytest.fixture
-def store(home: Path) -> RunStore:
-    return RunStore(home)
 
 
 def on(visible: str):

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from local_runs import SUCCEED, backend_for, eventually, home_of_runs, plan_of, planned
+from local_runs import SUCCEED, backend_for, eventually, plan_of, planned
 
 from orchestrator.backends.base import Observation
 from orchestrator.backends.local import LocalBackend
@@ -34,17 +33,6 @@ printf '{"class": "stopped", "message": "%s", "exit_code": 75, "attempt": %d}' "
 echo 75 >"attempts/$LONGSHORE_ATTEMPT/exit_code"
 exit 75
 """
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Iterator[Path]:
-    with home_of_runs(tmp_path) as home:
-        yield home
-
-
-@pytest.fixture
-def store(home: Path) -> RunStore:
-    return RunStore(home)
 
 
 def submitted(store: RunStore, runs: int, rule: StopRule = RULE) -> list[str]:

@@ -6,12 +6,11 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from command_line import Project
-from local_runs import BACKEND, COUNT, SUCCEED, backend_for, home_of_runs, python, starts, sweep
+from local_runs import BACKEND, COUNT, SUCCEED, backend_for, python, starts, sweep
 
 from orchestrator.keeper import KEEPER, KEPT_FOR, is_kept_up
 from orchestrator.processes import Process
@@ -27,12 +26,6 @@ WAIT = (
     "store = RunStore(Path(sys.argv[1]))\n"
     "wait(store, backend_for, [r.run_id for r in store.list()], timeout=100, interval=0.05)\n"
 )
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Iterator[Path]:
-    with home_of_runs(tmp_path) as home:
-        yield home
 
 
 def test_a_sweep_of_many_loses_nothing_while_it_is_looked_at_all_the_time(home: Path, tmp_path: Path):

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from local_runs import BACKEND, SUCCEED, backend_for, home_of_runs, single, sweep
+from local_runs import BACKEND, SUCCEED, backend_for, single, sweep
 
 from orchestrator.prune import candidates, disk_use, remove
 from orchestrator.runs import RunStore
@@ -15,12 +14,6 @@ from orchestrator.submit import execute
 from orchestrator.watch import wait
 
 DAY = 86_400.0
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Iterator[Path]:
-    with home_of_runs(tmp_path) as folder:
-        yield folder
 
 
 @pytest.fixture

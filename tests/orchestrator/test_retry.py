@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -16,7 +16,6 @@ from local_runs import (
     SUCCEED,
     backend_for,
     eventually,
-    home_of_runs,
     plan_of,
     planned,
     single,
@@ -57,12 +56,6 @@ printf '{"class": "%s", "message": "it was %s", "attempt": %d}' \
   "$class" "$class" "$LONGSHORE_ATTEMPT" >"$LONGSHORE_RUN_DIR/failure.json"
 exit 1
 """
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Iterator[Path]:
-    with home_of_runs(tmp_path) as folder:
-        yield folder
 
 
 class Clock:

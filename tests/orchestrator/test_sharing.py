@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from local_runs import BACKEND, SUCCEED, backend_for, home_of_runs, single
+from local_runs import BACKEND, SUCCEED, backend_for, single
 
 from orchestrator.errors import UsageError
 from orchestrator.keeper import is_kept_up
@@ -17,12 +16,6 @@ from orchestrator.sharing import for_the_group
 from orchestrator.states import RunState
 from orchestrator.submit import execute
 from orchestrator.watch import cancel, keep_up, refresh
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Iterator[Path]:
-    with home_of_runs(tmp_path) as home:
-        yield home
 
 
 def registered(home: Path, user: str) -> RunStore:

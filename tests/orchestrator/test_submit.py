@@ -18,7 +18,6 @@ from local_runs import (
     WAIT_FOR_GO,
     backend_for,
     eventually,
-    home_of_runs,
     python,
     single,
     starts,
@@ -31,12 +30,6 @@ from orchestrator.runs import RunRecord, RunStore
 from orchestrator.states import RunState, Verdict
 from orchestrator.submit import SubmitResult, execute
 from orchestrator.watch import refresh, wait
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Iterator[Path]:
-    with home_of_runs(tmp_path) as folder:
-        yield folder
 
 
 def submit(store: RunStore, plan: Plan, secrets: dict[str, str] | None = None, *, again: bool = False) -> SubmitResult:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import tarfile
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from local_runs import BACKEND, COUNT, SUCCEED, WAIT_FOR_GO, backend_for, home_of_runs, sweep
+from local_runs import BACKEND, COUNT, SUCCEED, WAIT_FOR_GO, backend_for, sweep
 
 from orchestrator.errors import LongshoreError
 from orchestrator.prune import candidates, remove
@@ -24,12 +23,6 @@ FILES = {
     f"s-{number:03d}": {"job.yaml": f"name: λ{number}\n", "setup-and-run.sh": f"echo {number}\n", "git.json": "{}\n"}
     for number in range(3)
 }
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Iterator[Path]:
-    with home_of_runs(tmp_path) as folder:
-        yield folder
 
 
 @pytest.fixture

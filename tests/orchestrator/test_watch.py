@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -22,7 +22,6 @@ from local_runs import (
     SUCCEED,
     backend_for,
     eventually,
-    home_of_runs,
     pid_of,
     python,
     single,
@@ -51,17 +50,6 @@ WITH_TRAINER = (
 wait $!; echo $? >"$LONGSHORE_RUN_DIR/attempts/1/exit_code"
 """
 )
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Iterator[Path]:
-    with home_of_runs(tmp_path) as folder:
-        yield folder
-
-
-@pytest.fixture
-def store(home: Path) -> RunStore:
-    return RunStore(home)
 
 
 def submit(store: RunStore, plan: Plan) -> None:

@@ -1,4 +1,4 @@
-"""An engine with the stand-in's image in it, a wheelhouse, and a project whose commands talk to that engine."""
+"""An engine with the stand-in's image, a wheelhouse, a project whose commands talk to that engine, and a Slurm."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 
 from tests.orchestrator.command_line import Project
 from tests.services.docker_engine import running_engine
+from tests.services.slurm_project import end, started
 from tests.services.standin.image import build
 
 REPOSITORY = Path(__file__).parents[2]
@@ -42,3 +43,11 @@ def wheelhouse(tmp_path_factory):
 def project(tmp_path_factory, engine):
     """A folder where commands are typed."""
     return Project(tmp_path_factory.mktemp("project"), {"DOCKER_HOST": engine.address, "MY_SECRET": "hunter2-hunter2"})
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A Slurm of two nodes, without accounting."""
+    cluster = started(accounting=False)
+    yield cluster
+    end(cluster)

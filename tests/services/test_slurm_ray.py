@@ -16,7 +16,7 @@ import pytest
 
 from tests.orchestrator.command_line import REPOSITORY
 from tests.orchestrator.local_runs import eventually
-from tests.services.slurm_project import FOREVER, SlurmProject, end, started
+from tests.services.slurm_project import FOREVER, SlurmProject
 from trainer.run_dir import RunDir
 
 pytestmark = [
@@ -47,13 +47,6 @@ case "$1 $2" in
   "- "*) cat >>"$2" </dev/null ;;
 esac
 """
-
-
-@pytest.fixture(scope="module")
-def cluster():
-    cluster = started(accounting=False)
-    yield cluster
-    end(cluster)
 
 
 @pytest.fixture

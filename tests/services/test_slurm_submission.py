@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from tests.orchestrator.local_runs import eventually
-from tests.services.slurm_project import SlurmProject, end, login_node, started
+from tests.services.slurm_project import SlurmProject, login_node
 from tests.services.sshd import CuttingProxy
 
 pytestmark = [pytest.mark.services, pytest.mark.timeout(300)]
@@ -17,13 +17,6 @@ LATE_CUTS = [150, 300, 450, 600]  # bytes before the end: the job is being submi
 LATER = "resources: {{gpus: 0, extra: {{begin: now+1hour}}}}"  # it stays in the queue
 JOB = "name: {name}\nbackend: slurm\n" + LATER + "\ntrain: {{env.backend: debug}}\nsecrets: [MY_SECRET]\n"
 SSH_CONFIG = "Host cluster\n HostName 127.0.0.1\n Port {port}\n User {user}\n IdentityFile {key}\n"
-
-
-@pytest.fixture(scope="module")
-def cluster():
-    cluster = started(accounting=False)
-    yield cluster
-    end(cluster)
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from tests.orchestrator.local_runs import eventually
-from tests.services.slurm_project import FOREVER, end, started
+from tests.services.slurm_project import FOREVER
 from tests.services.steve_site import SECRET, allocations, behave, refused_step, steve_site
 
 pytestmark = [pytest.mark.services, pytest.mark.timeout(300)]
@@ -21,13 +21,6 @@ elif [ "$1" = - ]; then
   cat >>"$2" </dev/null
 fi
 """
-
-
-@pytest.fixture(scope="module")
-def cluster():
-    cluster = started(accounting=False)
-    yield cluster
-    end(cluster)
 
 
 @pytest.fixture(scope="module")

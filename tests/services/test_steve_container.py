@@ -15,7 +15,7 @@ from orchestrator.processes import read_table
 from tests.orchestrator.local_runs import eventually
 from tests.services.conftest import IMAGE
 from tests.services.docker_engine import missing
-from tests.services.slurm_project import FOREVER, end, started
+from tests.services.slurm_project import FOREVER
 from tests.services.steve_site import allocations, behave, calls, steve_site
 from trainer.run_dir import RunDir
 
@@ -35,13 +35,6 @@ retry: {{max: 1, on: [node-failure], backoff: 1s}}
 """
 REACH = "env.backend: isaaclab, env.name: Standin-Reach-v0, env.packages: [mine], env.allow_cpu: true"
 PACKAGE = "import setuptools\nsetuptools.setup(name='mine', version='3', py_modules=['mine'])\n"
-
-
-@pytest.fixture(scope="module")
-def cluster():
-    cluster = started(accounting=False)
-    yield cluster
-    end(cluster)
 
 
 @pytest.fixture(scope="module")
