@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.backends.steve.commands import GIVEN
+from orchestrator.docker.container import LEARNER
 from orchestrator.jobfile.job import GitSource, PackageSource, PathSource, Setup
 from orchestrator.jobfile.tasks import simulator_of
 from orchestrator.profile import Profile
@@ -33,6 +34,9 @@ ISAAC_VARIABLES: Mapping[str, str] = {
     "PYTHONNOUSERSITE": "1",
     "TD_GET_DEFAULTS_TO_NONE": "1",
 }
+CONTAINER_VARIABLES: Mapping[str, str] = {
+    "TORCHINDUCTOR_CACHE_DIR": f"{LEARNER}/torchinductor"
+}  # else with the container
 COMMON_VARIABLES: Mapping[str, str] = {"PYTHONUNBUFFERED": "1"}  # the log is followed while it is written
 
 # What tensordict and torchrl import besides torch. Their own requirements would replace the container's torch.
@@ -91,6 +95,8 @@ def variables_of(job: JobSpec, profile: Profile) -> dict[str, str]:
     """Variables of a run's processes; those of the job count most, then the profile's."""
     variables = {**COMMON_VARIABLES}
     contained = in_container(job, profile)
+    if contained:
+        variables |= CONTAINER_VARIABLES
     if contained and is_isaac(job):
         variables |= ISAAC_VARIABLES
     if contained and "WANDB_API_KEY" in job.secrets:

@@ -186,6 +186,6 @@ def _pandas() -> Any:
     try:
         import pandas
     except ImportError as error:
-        remedy = "pip install 'longshore[notebook]'"
+        remedy = "pip install '.[notebook]' in the clone"
         raise LongshoreError(f"pandas is not installed, which tables are made of: {remedy}") from error
     return pandas

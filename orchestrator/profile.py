@@ -43,8 +43,8 @@ class Profile(Model):
     shared: PathText | None = Field(
         None, description="Folder that the host and every node see; runs are done there. By default $LONGSHORE_HOME"
     )
-    container_runtime: Literal["docker", "podman", "pyxis", "apptainer", "none"] | None = Field(
-        None, description="What starts containers: docker or podman, on Slurm pyxis (the default), apptainer or none"
+    container_runtime: Literal["pyxis", "apptainer", "none"] | None = Field(
+        None, description="What starts containers on Slurm: pyxis (the default), apptainer or none"
     )
     engine: PathText | None = Field(
         None, description="Address of the container engine: unix:///PATH, ssh://USER@HOST; by default DOCKER_HOST's"

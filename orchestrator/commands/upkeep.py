@@ -23,7 +23,7 @@ def resume(
         str | None, typer.Option("--from", metavar="CHECKPOINT", help="One of the run's: step_00001000, best.")
     ] = None,
 ) -> int:
-    """Have a run that has ended go on, from its newest checkpoint; of a sweep, the runs that did not succeed."""
+    """Have a run that has ended go on, from its newest checkpoint; of a sweep, those that failed or were cancelled."""
     from orchestrator.resume import resume as put_back
     from orchestrator.states import RunState
     from orchestrator.watch import start_queued
@@ -35,7 +35,7 @@ def resume(
         records = [record for record in records if record.state in {RunState.FAILED, RunState.CANCELLED}]
         records = [record for record in records if store.is_mine(record)] or records[:1]
         if not records:
-            say("every run of it has succeeded or is on its way")
+            say("no run of it has failed or was cancelled")
     for record in records:
         put_back(store, record, settings or (), checkpoint)
     ids = [record.run_id for record in records]
@@ -51,7 +51,7 @@ def resume(
 def prune(
     older: Annotated[str | None, typer.Option(metavar="TIME", help="Ended this long ago: 30d, 12h.")] = None,
     state: Annotated[
-        list[str] | None, typer.Option(metavar="STATE", help="Ended so: succeeded, failed or cancelled.")
+        list[str] | None, typer.Option(metavar="STATE", help="Ended so: succeeded, failed, cancelled or stopped.")
     ] = None,
     larger: Annotated[str | None, typer.Option(metavar="SIZE", help="At least this large: 500M, 10G.")] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Remove them.")] = False,

@@ -14,6 +14,7 @@ LABEL = "longshore."
 SECRETS_VARIABLE = "LONGSHORE_SECRETS"  # `stdin`: the script reads NAME=VALUE words there, each ended by a NUL
 SHARED_MEMORY = 16 << 30  # bytes that /dev/shm may grow to; Docker's own 64 MiB end every data loader
 STATE = "/var/lib/longshore"  # where what the set-up installs is kept between runs
+LEARNER = "/root/.cache/longshore"  # what learners keep for later ones, see `trainer.interface`
 
 # Container paths of caches that outlive a run, by the name of their volume. Those of Isaac Sim are as its images up to
 # Isaac Lab 2.3 have them, which run as root.
@@ -22,6 +23,7 @@ CACHES: Mapping[str, str] = {
     "pip": "/root/.cache/pip",
     "compute": "/root/.nv/ComputeCache",
     "warp": "/root/.cache/warp",
+    "learner": LEARNER,
 }
 ISAAC_CACHES: Mapping[str, str] = {
     "kit": "/isaac-sim/kit/cache",

@@ -50,7 +50,7 @@ def image(site: Site) -> Finding:
         return _engine_image(site, name)
     if site.profile.container_runtime == "none":
         return skipped("runs have none")
-    return _file_image(site, name)
+    return skipped(f"{name} is pulled by the node")
 
 
 def _engine_image(site: Site, name: str) -> Finding:
@@ -81,14 +81,6 @@ def _cuda(found: object) -> int | None:
     variables = found.get("Config", {}).get("Env") or [] if isinstance(found, dict) else []
     match = re.search(r"^CUDA_VERSION=(\d+)", "\n".join(variables), re.MULTILINE)
     return int(match[1]) if match else None
-
-
-def _file_image(site: Site, name: str) -> Finding:
-    if not name.endswith((".sqsh", ".sif")):
-        return skipped(f"{name} is pulled by the node")
-    if site.run(("test", "-r", name)).exit_code == 0:
-        return ok(f"{name} can be read on the host")
-    return failure(f"{name} cannot be read on the host", "put it into a folder that the host and every node see")
 
 
 DOCKER = ("docker",)

@@ -120,7 +120,7 @@ def python(site: Site) -> Finding:
     if site.job is not None and (package := PACKAGES.get(simulator(site.job))):
         needed.append(package.partition(".")[0])
     done = site.run((name, "-c", MODULES, *needed))
-    remedy = "`make setup`, or name an interpreter as `python` in the profile"
+    remedy = "`make .venv/run.stamp` in the clone, or name an interpreter as `python` in the profile"
     if done.exit_code != 0:
         return failure(f"{name}: {(done.stderr.strip().splitlines() or ['does not start'])[-1]}", remedy)
     version, missing = [*done.stdout.splitlines(), "", ""][:2]
@@ -142,7 +142,7 @@ def gpu(site: Site) -> Finding:
             )
         return skipped("there is none")
     names = ", ".join(f"{name} ({memory})" for name, memory, _ in found)
-    if site.backend != "local" and (site.gpus or 0) > len(found):
+    if (site.gpus or 0) > len(found):
         return failure(f"the job wants {site.gpus}, and there is {names}", "lower `resources.gpus`")
     return ok(names)
 

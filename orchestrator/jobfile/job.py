@@ -166,7 +166,8 @@ class Setup(Model):
     apt: tuple[AptPackage, ...] = Field((), description="Debian packages")
     wheelhouse: PathText | None = Field(None, description="Folder of wheels, for nodes with no network")
     kill: Literal["own", "all"] = Field(
-        "own", description="Processes ended at the start: those of earlier Longshore runs, or every Python process"
+        "own",
+        description="Processes ended at the start: what earlier attempts of the run have left, or every Python process",
     )
 
 
@@ -231,7 +232,12 @@ class Sweep(Model):
     zipped: dict[TrainKey, Values] = Field(default_factory=dict, alias="zip", description="Lists gone through together")
     listed: tuple[dict[TrainKey, AnyTrainValue], ...] = Field((), alias="list", description="Settings of run after run")
     exclude: tuple[dict[TrainKey, AnyTrainValue], ...] = Field((), description="Runs left out: those with these values")
-    max_parallel: StrictInt | None = Field(None, ge=1, le=LARGEST_SWEEP, description="Runs at a time; all by default")
+    max_parallel: StrictInt | None = Field(
+        None,
+        ge=1,
+        le=LARGEST_SWEEP,
+        description="Runs at a time; by default one locally, one allocation behind steve, else all",
+    )
     stop: Stop | None = Field(None, description="Which runs are stopped before their end")
 
     @classmethod

@@ -81,6 +81,5 @@ def task_error(task: str, simulator: str) -> str | None:
         return f"{shown(task)} is a task of {others[0]}; set env.backend={others[0]}"
     near = nearest(task, known.tasks)
     hint = f"did you mean '{near}'?" if near else f"it knows {', '.join(list(known.tasks)[:3])} and others."
-    return (
-        f"{simulator} {known.version} has no task {shown(task)}; {hint} Tasks of your own are installed by setup.code"
-    )
+    own = " Tasks of your own are installed by setup.code" if simulator == "isaaclab" else ""
+    return f"{simulator} {known.version} has no task {shown(task)}; {hint}{own}"

@@ -361,7 +361,7 @@ def test_a_sweep_is_one_thing_to_every_command_and_grows_when_it_is_submitted_ag
     assert stdout_lines(project.run("logs", sweep, "-f")) == logged
     assert Path(project.run("report", sweep).stdout.strip()).name == f"report-{sweep}.html"
     assert project.run("cancel", sweep).stderr.count("already succeeded") == 3
-    assert project.run("resume", sweep).stderr == "every run of it has succeeded or is on its way\n"
+    assert project.run("resume", sweep).stderr == "no run of it has failed or was cancelled\n"
 
 
 def test_the_log_of_an_attempt_that_was_not_made_is_refused(project):

@@ -242,7 +242,6 @@ def test_no_state_of_slurms_means_two_things():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"container_runtime": "docker"}, "slurm takes pyxis, apptainer, none"),
         ({"host": "login"}, "host needs `shared`"),
         ({"shared": "runs"}, "shared: write an absolute path"),
     ],

@@ -45,8 +45,7 @@ def test_tasks_say_what_the_agent_sees(task, kind):
 
 def test_a_misspelt_task_is_refused_with_the_nearest_one():
     assert task_error("Mjlab-Cartpole-Balanse", "mjlab") == (
-        "mjlab 1.6.0 has no task 'Mjlab-Cartpole-Balanse'; did you mean 'Mjlab-Cartpole-Balance'? "
-        "Tasks of your own are installed by setup.code"
+        "mjlab 1.6.0 has no task 'Mjlab-Cartpole-Balanse'; did you mean 'Mjlab-Cartpole-Balance'?"
     )
 
 

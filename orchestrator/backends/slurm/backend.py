@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from orchestrator.backends.base import BATCH_SCRIPT, Launch, LaunchRequest, Observation, Place, in_folder
-from orchestrator.backends.slurm.batch_script import RUNTIMES, array_option, batch_script, folder_of
+from orchestrator.backends.slurm.batch_script import array_option, batch_script, folder_of
 from orchestrator.backends.slurm.outcomes import STATES, outcome, read_markers
 from orchestrator.backends.slurm.queries import (
     IN_TURN,
@@ -73,11 +73,9 @@ class SlurmBackend:
         """The cluster of a profile.
 
         Raises:
-            UsageError: The profile lacks something, or is no cluster's.
+            UsageError: The profile lacks something.
         """
         runtime = profile.container_runtime or "pyxis"
-        if runtime not in RUNTIMES:
-            raise UsageError(f"profile {profile.name}: container_runtime: slurm takes {', '.join(RUNTIMES)}")
         if profile.shared is not None and not profile.shared.startswith("/"):
             raise UsageError(f"profile {profile.name}: shared: write an absolute path of the cluster")
         if profile.host is None:

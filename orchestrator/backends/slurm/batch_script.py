@@ -17,7 +17,6 @@ from orchestrator.script import shell_environment
 from orchestrator.sweep_files import sweep_folder
 
 TEMPLATE = "job.sbatch.j2"
-RUNTIMES = ("pyxis", "apptainer", "none")
 WARNING = 180  # seconds before the time limit: the script gives the trainer 90 of them, and Slurm may be 60 late
 
 # Flags that say where things are written, or whose value the rest relies on.

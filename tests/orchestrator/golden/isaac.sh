@@ -47,6 +47,7 @@ python_path=$LONGSHORE_SNAPSHOT # further folders of packages come behind it
 # The variables that the job asks for, for whatever is started here, whatever names this script uses itself.
 with_environment() { # COMMAND...
   export PYTHONUNBUFFERED=1
+  export TORCHINDUCTOR_CACHE_DIR=/root/.cache/longshore/torchinductor
   export OMNI_KIT_ACCEPT_EULA=yes
   export ACCEPT_EULA=Y
   export OMNI_KIT_ALLOW_ROOT=1
