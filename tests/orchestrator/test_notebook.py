@@ -66,7 +66,7 @@ def test_without_pandas_the_error_says_how_to_get_it(monkeypatch: pytest.MonkeyP
         return real(name, *arguments)
 
     monkeypatch.setattr(builtins, "__import__", without_pandas)
-    with pytest.raises(LongshoreError, match=r"pip install 'longshore\[notebook\]'"):
+    with pytest.raises(LongshoreError, match=r"pip install '\.\[notebook\]'"):
         notebook.metrics("last")
 
 
