@@ -34,7 +34,7 @@ test-services: $(VENV)/dev.stamp $(TORCH27)/run.stamp ## Tests that need root, D
 test-torch27: $(TORCH27)/run.stamp ## The trainer's tests on what Isaac Lab's image has: torch 2.7.0, numpy 1.26
 	@$(TORCH27)/bin/pytest -n 2 -m "not services" tests/trainer tests/standin
 
-chaos: $(VENV)/dev.stamp $(TORCH27)/run.stamp ## Runs that go wrong here, in containers and on Slurm: half an hour and more; writes docs/reliability.md
+chaos: $(VENV)/dev.stamp $(TORCH27)/run.stamp ## Runs that go wrong here, in containers and on Slurm: a quarter of an hour; writes docs/reliability.md
 	@$(BIN)/python -m tests.chaos --write
 
 pictures: $(VENV)/dev.stamp ## Take the pictures of docs/ anew; needs Chromium
