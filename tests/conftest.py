@@ -25,4 +25,5 @@ settings.load_profile("longshore")
 
 
 def pytest_addoption(parser):
+    parser.addoption("--need-services", action="store_true", help="a test that lacks a service has failed")
     parser.addoption("--pictures", action="store_true", help="write the pictures of docs/ anew")

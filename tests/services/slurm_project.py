@@ -87,7 +87,7 @@ def started(accounting: bool, **settings: Any) -> SlurmCluster:
     if os.geteuid() != 0:
         pytest.skip("needs root")
     if names := missing():
-        pytest.skip(f"not installed: {', '.join(names)}")
+        pytest.skip(f"needs {', '.join(names)}")
     cluster = SlurmCluster(Path(tempfile.mkdtemp(prefix="slurm-", dir="/var/tmp")), accounting, **settings)
     try:
         cluster.start()

@@ -32,7 +32,9 @@ print(first.shape, first.std() > 5, (first[0] != then[0]).mean() > 0.01, (then[0
 """
 
 
-@pytest.mark.skipif(ctypes.util.find_library("EGL") is None, reason="no EGL: apt-get install libegl1 libgl1-mesa-dri")
+@pytest.mark.skipif(
+    ctypes.util.find_library("EGL") is None, reason="needs EGL: apt-get install libegl1 libgl1-mesa-dri"
+)
 def test_mjlab_is_filmed_by_mujocos_renderer():
     variables = {name: value for name, value in os.environ.items() if name != "MUJOCO_GL"}
     done = subprocess.run(

@@ -35,10 +35,10 @@ RANGE = "figures['learning'].x_range"
 @pytest.fixture(scope="module")
 def browser():
     """Chromium, with a profile of its own that is thrown away."""
-    playwright = pytest.importorskip("playwright.sync_api")
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
     chromium = shutil.which("chromium")
     if chromium is None:
-        pytest.skip("chromium is not installed")
+        pytest.skip("needs chromium")
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=chromium, args=list(ARGUMENTS))
         yield browser

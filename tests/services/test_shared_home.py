@@ -24,7 +24,7 @@ from trainer.run_dir import RunDir
 
 pytestmark = [
     pytest.mark.services,
-    pytest.mark.skipif(os.geteuid() != 0, reason="becoming two other users needs root"),
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become two other users"),
 ]
 
 GROUP = 61_000  # nobody's, like the numbers of both users: they need no names

@@ -20,7 +20,7 @@ TOO_WIDE = "agent.world_model.deter=32768"  # a layer of it has six gigabytes, a
 @pytest.fixture
 def project(tmp_path, request):
     if request.param == "cgroup" and not os.access(CGROUPS, os.W_OK):
-        pytest.skip("needs the memory controller of cgroups, version 1")
+        pytest.skip("this kernel has no memory controller of cgroups, version 1")
     cluster = started(accounting=False, memory=request.param, nodes=f"mem{os.getpid()}n")
     (tmp_path / "profiles.yaml").write_text(f"default: {{python: {sys.executable}}}\n")
     yield SlurmProject(tmp_path, cluster.variables)

@@ -22,7 +22,7 @@ from trainer.run_dir import RunDir
 pytestmark = [
     pytest.mark.services,
     pytest.mark.timeout(400),
-    pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed"),
+    pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs ray"),
 ]
 JOB = """\
 name: {name}

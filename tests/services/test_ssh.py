@@ -18,7 +18,7 @@ pytestmark = pytest.mark.services
 @pytest.fixture(scope="module")
 def sshd(tmp_path_factory):
     if shutil.which("/usr/sbin/sshd") is None:
-        pytest.skip("openssh-server is not installed")
+        pytest.skip("needs openssh-server")
     sshd = Sshd(tmp_path_factory.mktemp("sshd"), {"MARK": "over there"})
     sshd.start()
     yield sshd
