@@ -34,9 +34,8 @@ ISAAC_VARIABLES: Mapping[str, str] = {
     "PYTHONNOUSERSITE": "1",
     "TD_GET_DEFAULTS_TO_NONE": "1",
 }
-CONTAINER_VARIABLES: Mapping[str, str] = {
-    "TORCHINDUCTOR_CACHE_DIR": f"{LEARNER}/torchinductor"
-}  # else with the container
+# What a learner has compiled outlives the container.
+CONTAINER_VARIABLES: Mapping[str, str] = {"TORCHINDUCTOR_CACHE_DIR": f"{LEARNER}/torchinductor"}
 COMMON_VARIABLES: Mapping[str, str] = {"PYTHONUNBUFFERED": "1"}  # the log is followed while it is written
 
 # What tensordict and torchrl import besides torch. Their own requirements would replace the container's torch.

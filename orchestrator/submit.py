@@ -77,7 +77,7 @@ def execute(
         kind = BackendError if isinstance(errors[0], BackendError) else LongshoreError
         raise kind(f"{errors[0]}; submitting again finishes it")
     now = {record.run_id: record for record in store.records(ids)}
-    waits = (store.standing(plan.after).waits if plan.after else "") or "waits for a free slot"
+    waits = store.standing(plan.after).waits or "waits for a free slot"
     return [_result(entry, now[entry.record.run_id], store, waits) for entry in registered]
 
 

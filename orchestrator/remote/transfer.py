@@ -192,11 +192,12 @@ def _bring_small(host: Host, root: Path, run_dirs: Mapping[str, Path], batch: Se
     done = host.run(("bash", "-c", PACK, "pack", str(root), *(file.name for file in batch)), timeout=LIST_TAKES)
     try:
         with tarfile.open(fileobj=io.BytesIO(base64.b64decode(done.stdout)), mode="r:gz") as archive:
+            packed = {member.name: member for member in archive}
             for file in batch:  # a file that has gone in the meantime is in the archive no more
-                if file.name in archive.getnames() and (content := archive.extractfile(file.name)) is not None:
+                if file.name in packed and (content := archive.extractfile(packed[file.name])) is not None:
                     part = _part(run_dirs[file.run], file)
                     part.write_bytes(content.read())
-                    changed = int(archive.getmember(file.name).mtime)
+                    changed = int(packed[file.name].mtime)
                     _put(part, run_dirs[file.run] / file.path, changed, file.mode)
     except (tarfile.TarError, binascii.Error, EOFError) as error:
         raise BackendError(f"{root}: what was packed there cannot be read: {error}") from error

@@ -229,14 +229,18 @@ def test_a_launch_comes_back_as_it_was_planned(store: RunStore):
 
 def test_a_sweep_of_a_thousand_runs_is_registered_and_listed_in_no_time(home: Path):
     script = "# as long as a real one\n" + "echo line\n" * 1000
-    store = RunStore(home)
-    plan = sweep(home, "big", [script] * 1000)
-    began = time.process_time()  # other tests run beside this one: a wait is not the registry's
-    store.add_plan(plan)
-    added = time.process_time()
-    assert len(store.list()) == 1000
-    assert added - began < 1
-    assert time.process_time() - added < 0.3
+    adding, listing = [], []
+    for number in range(3):  # other tests run beside this one: what is lost to them is not the registry's
+        store = RunStore(home / str(number))
+        plan = sweep(home / str(number), "big", [script] * 1000)
+        began = time.thread_time()
+        store.add_plan(plan)
+        added = time.thread_time()
+        assert len(store.list()) == 1000
+        adding.append(added - began)
+        listing.append(time.thread_time() - added)
+    assert min(adding) < 0.3
+    assert min(listing) < 0.1
 
 
 # --- changes ------------------------------------------------------------------------------------------------------
