@@ -1,8 +1,12 @@
-"""How frames a second grow with actors of `pipeline=ray`: `python benchmarks/actors.py [--json]`.
+"""How frames a second grow with actors of `pipeline=ray`.
 
-Actors of dm_control, each one simulation on a core, collect under the policy as fast as their chunks are taken in;
-nothing is learnt meanwhile. Beside them: the same collector in this process without Ray, and TorchRL's RayCollector
-around TorchRL's own environment of the same task under random actions, which cost no policy step.
+    python benchmarks/actors.py --json
+    python benchmarks/actors.py --gpus --json benchmarks/results/actors-gpus-h200.json
+
+Actors collect under the policy as fast as their chunks are taken in; nothing is learnt meanwhile. They simulate
+dm_control, each on a core, or with `--gpus` mjlab, each on a GPU. Beside them: the same collector in this process
+without Ray, and for dm_control TorchRL's RayCollector around TorchRL's own environment of the same task under random
+actions, which cost no policy step.
 """
 
 from __future__ import annotations
@@ -27,21 +31,21 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.results import save_result
+from benchmarks.timing import synchronize
 from trainer.agents import make_agent
-from trainer.collection import Collector
 from trainer.config import Config, compose
 from trainer.pipelines.messages import Hello, Permit, Start
-from trainer.pipelines.parts import chunk_steps, policy_tensors
+from trainer.pipelines.parts import choose_device, chunk_steps, make_collector, policy_tensors
 from trainer.pipelines.ray_actor import Collected
 from trainer.pipelines.ray_fleet import Fleet, choose_fleet
 from trainer.pipelines.ray_learning import FleetWeights
 from trainer.run_dir import RunDir
 from trainer.simulators import make_simulator
 
-PACKAGES = ("torch", "torchrl", "ray", "dm_control", "mujoco")
+PACKAGES = ("torch", "torchrl", "ray", "mujoco")
 CPU = torch.device("cpu")
 DOMAIN, TASK, ENVIRONMENTS, CHUNK = "walker", "walk", 8, 512
-WORDS = (
+ON_CPUS = (
     "pipeline=ray",
     "env.backend=dm_control",
     f"env.name={DOMAIN}_{TASK}",
@@ -51,6 +55,18 @@ WORDS = (
     "eval.fraction=0",
     "device=cpu",
     "threads=1",
+)
+ON_GPUS = (
+    "pipeline=ray",
+    "agent=dreamer",
+    "env.backend=mjlab",
+    "env.name=Mjlab-Velocity-Flat-Unitree-Go1",
+    "env.num_envs=4096",
+    "collector.frames_per_batch=81920",  # 20 steps of every environment
+    "collector.init_random_frames=409600",
+    "replay_buffer.batch_size=50000",
+    "replay_buffer.batch_length=50",
+    "eval.fraction=0",
 )
 
 
@@ -85,13 +101,16 @@ def rate(chunks: Iterator[int], seconds: float) -> float:
 
 
 def alone(config: Config) -> Iterator[int]:
-    """The collector in this process."""
-    simulator = make_simulator(config.env, 0, CPU, 1)
-    agent = make_agent(config.agent, simulator.observation, simulator.action).requires_grad_(False)
-    collector = Collector(simulator, agent, 0, CPU)
+    """The collector in this process, whose chunks stay where they are."""
+    device = choose_device(config.device)
+    simulator = make_simulator(config.env, 0, device, 1)
+    agent = make_agent(config.agent, simulator.observation, simulator.action).to(device).requires_grad_(False)
+    collector = make_collector(config, simulator, agent, device)
     try:
         while True:
-            yield len(collector.collect(chunk_steps(config)).ended.total) * ENVIRONMENTS
+            collector.collect(chunk_steps(config))
+            synchronize(device)
+            yield chunk_steps(config) * config.env.num_envs
     finally:
         simulator.close()
 
@@ -150,19 +169,31 @@ def make_torchrl_environment() -> Any:
 
 
 @contextmanager
-def cluster(cores: int) -> Iterator[None]:
+def cluster(cores: int, gpus: int) -> Iterator[None]:
     """Ray on this machine."""
     path = os.pathsep.join([str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH", "")])
     variables = {"env_vars": {"PYTHONPATH": path, "MUJOCO_GL": "disable", "OMP_NUM_THREADS": "1"}}
-    ray.init("local", num_cpus=cores, num_gpus=0, include_dashboard=False, log_to_driver=False, runtime_env=variables)
+    ray.init(
+        "local", num_cpus=cores, num_gpus=gpus, include_dashboard=False, log_to_driver=False, runtime_env=variables
+    )
     try:
         yield
     finally:
         ray.shutdown()
 
 
-def measure(counts: Sequence[int], seconds: float, collectors: Sequence[int]) -> list[Figure]:
-    """One after the other."""
+def measure(
+    words: Sequence[str], counts: Sequence[int], gpus: int, seconds: float, collectors: Sequence[int]
+) -> list[Figure]:
+    """One after the other.
+
+    Args:
+        words: Overrides of the trainer's config.
+        counts: Of our actors.
+        gpus: That the actors share.
+        seconds: Of each figure.
+        collectors: Counts of RayCollector's.
+    """
     torch.set_num_threads(1)
     figures: list[Figure] = []
 
@@ -175,10 +206,10 @@ def measure(counts: Sequence[int], seconds: float, collectors: Sequence[int]) ->
         share = speed / (first.frames_per_s * processes / max(1, first.actors)) if first else 1.0
         figures.append(Figure(mode, actors, speed, share, 1e6 * processes / speed))
 
-    composed = compose(WORDS)
+    composed = compose(words)
     config = Config.of(composed)
     add("this process, policy", 0, lambda: alone(config))
-    with tempfile.TemporaryDirectory(prefix="bench") as folder, cluster(max(*counts, *collectors, 1)):
+    with tempfile.TemporaryDirectory(prefix="bench") as folder, cluster(max(*counts, *collectors, 1), gpus):
         for count in counts:
             add("actors, policy", count, lambda count=count: fleet(composed, count, Path(folder)))
         for count in collectors:
@@ -188,9 +219,9 @@ def measure(counts: Sequence[int], seconds: float, collectors: Sequence[int]) ->
 
 def show(figures: Sequence[Figure]) -> None:
     """Print figures as a table."""
-    table = Table("", "actors", "frames/s", "of linear", "µs a frame", title=f"{DOMAIN}_{TASK}")
+    table = Table("", "actors", "frames/s", "of linear", "µs a frame")
     for figure in figures:
-        speeds = f"{figure.frames_per_s:,.0f}", f"{figure.share:.2f}", f"{figure.microseconds:.0f}"
+        speeds = f"{figure.frames_per_s:,.0f}", f"{figure.share:.2f}", f"{figure.microseconds:.1f}"
         table.add_row(figure.mode, str(figure.actors or ""), *speeds)
     Console().print(table)
 
@@ -198,17 +229,29 @@ def show(figures: Sequence[Figure]) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure as the command line says."""
     cores = os.cpu_count() or 1
-    powers = [2**power for power in range(cores.bit_length()) if 2**power < cores]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--actors", type=int, nargs="+", default=[*powers, cores])
-    parser.add_argument("--collectors", type=int, nargs="*", default=sorted({1, cores}), help="of RayCollector")
+    parser.add_argument("--gpus", action="store_true", help="simulate on them")
+    parser.add_argument("--actors", type=int, nargs="+", help="1, 2, 4 … and one for each core or GPU")
+    parser.add_argument("--collectors", type=int, nargs="*", help="of RayCollector")
     parser.add_argument("--seconds", type=float, default=10.0, help="of each figure")
     parser.add_argument("--json", type=Path, nargs="?", const=Path(), metavar="FILE")
     options = parser.parse_args(arguments)
-    figures = measure(options.actors, options.seconds, options.collectors)
+    gpus = torch.cuda.device_count() if options.gpus else 0
+    words, room, simulator = (ON_GPUS, gpus, "mjlab") if options.gpus else (ON_CPUS, cores, "dm_control")
+    if room < 1:
+        raise SystemExit("--gpus: there are none")
+    counts = options.actors or [*(2**power for power in range(room.bit_length()) if 2**power < room), room]
+    collectors = options.collectors if options.collectors is not None else [] if gpus else sorted({1, cores})
+    figures = measure(words, counts, gpus, options.seconds, collectors)
     show(figures)
-    settings = {"task": f"{DOMAIN}_{TASK}", "environments": ENVIRONMENTS, "chunk": CHUNK, "seconds": options.seconds}
-    save_result(options.json, "actors", figures, PACKAGES, settings)
+    config = Config.of(compose(words))
+    settings = {
+        "task": config.env.name,
+        "environments": config.env.num_envs,
+        "chunk": config.collector.frames_per_batch,
+        "seconds": options.seconds,
+    }
+    save_result(options.json, "actors", figures, (*PACKAGES, simulator), settings)
 
 
 if __name__ == "__main__":

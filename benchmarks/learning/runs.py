@@ -20,6 +20,7 @@ from trainer.role import RoleConfig, RoleContext
 from trainer.run_dir import RunDir
 
 WRITE_SECONDS = 5.0
+TOGETHER = 8  # PyTorch's pool has 32 CUDA streams, of which each run takes four
 
 
 class TimedContext(RoleContext):
@@ -80,7 +81,13 @@ class Run:
 
 
 def side_by_side(runs: Sequence[Run], meanwhile: Callable[[], None]) -> None:
-    """Train all at once, in threads, and call something every few seconds."""
+    """Train all at once, in threads, and call something every few seconds.
+
+    Raises:
+        SystemExit: There are too many for streams of their own.
+    """
+    if len(runs) > TOGETHER:
+        raise SystemExit(f"{len(runs)} runs at a time are too many: {TOGETHER} have CUDA streams of their own")
     if torch.cuda.is_available():
         torch._dynamo.config.recompile_limit = 64  # each task has shapes of its own
     for run in runs:
