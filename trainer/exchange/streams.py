@@ -85,8 +85,12 @@ class Lane:
             current = torch.cuda.current_stream(self._own_device)
             for stream in self._streams:
                 stream.wait_stream(current)
-        for stream in self._streams:
-            before.hold(stream)
+        if self._shared is not None:
+            # Not on the other GPU's stream: the driver takes another process's event on the event's own GPU alone.
+            before.hold(self._shared)
+            for stream in self._streams:
+                if stream is not self._shared:
+                    stream.wait_stream(self._shared)
         with ExitStack() as stack:
             for stream in self._streams:
                 stack.enter_context(torch.cuda.stream(stream))
