@@ -11,7 +11,8 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional
 
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 
@@ -54,3 +55,13 @@ def load_compiler() -> None:
     from torch._inductor.async_compile import AsyncCompile
 
     AsyncCompile.warm_pool()
+
+
+def rehearse(device: torch.device) -> None:
+    """Compile a trifle, forward and backward: with its first graph the compiler loads as much again."""
+    weight = torch.zeros(16, 16, device=device, requires_grad=True)
+    torch.compile(_trifle, fullgraph=True, dynamic=False)(weight).backward()
+
+
+def _trifle(weight: Tensor) -> Tensor:
+    return functional.silu(weight @ weight).square().mean()

@@ -26,7 +26,7 @@ from tests.trainer.agents import (
 from trainer.agents.base import Agent
 from trainer.agents.dreamer import Dreamer
 from trainer.agents.dreamer_v3 import DreamerV3
-from trainer.compilation import Compilable, compile_regions, region
+from trainer.compilation import Compilable, compile_regions, region, rehearse
 from trainer.world_model.model import WorldModel
 from trainer.world_model.rssm import RSSM
 
@@ -101,3 +101,10 @@ def test_regions_run_eagerly_unless_they_are_asked_to_be_compiled(monkeypatch: p
     assert agent.world_model.rssm.compiled
     compile_regions(agent, enabled=False)
     step(agent, 0)
+
+
+@pytest.mark.parametrize("compiler", ["aot_eager"], indirect=True)
+def test_a_rehearsal_compiles_something(compiler: str):
+    before = graphs()
+    rehearse(torch.device("cpu"))
+    assert graphs() == before + 1

@@ -57,16 +57,18 @@ def test_what_cannot_be_read_or_kept_is_done_without(cache: Path):
     assert recall_interface(env()) is None
 
 
-@pytest.mark.parametrize("width", [3, 5])
+@pytest.mark.parametrize("width", [None, 3, 5])
 def test_a_learner_prepares_for_what_is_remembered_and_again_where_that_was_wrong(
     roles: Roles,  # noqa: F811
     cache: Path,
     monkeypatch: pytest.MonkeyPatch,
-    width: int,
+    width: int | None,
 ):
     context = roles.learner("eval.episodes=0")
     monkeypatch.setattr(learning_loop, "compiles", lambda config, device: True)  # as on a GPU
     monkeypatch.setattr(learning_loop, "load_compiler", lambda: None)
+    rehearsed = list[torch.device]()
+    monkeypatch.setattr(learning_loop, "rehearse", rehearsed.append)
     build, built = LearningLoop._build, list[tuple[int, ...]]()
 
     def note(self: LearningLoop, observation: dict[str, Space], action: int) -> None:
@@ -74,8 +76,9 @@ def test_a_learner_prepares_for_what_is_remembered_and_again_where_that_was_wron
         build(self, observation, action)
 
     monkeypatch.setattr(LearningLoop, "_build", note)
-    remembered = Interface({"policy": Space((width,))}, 2, None)
+    remembered = None if width is None else Interface({"policy": Space((width,))}, 2, None)
     monkeypatch.setattr(learning_loop, "recall_interface", lambda env: remembered)
     learning.main(context)
-    assert built == ([(3,)] if width == 3 else [(5,), (3,)])
+    assert built == ([(5,), (3,)] if width == 5 else [(3,)])
+    assert len(rehearsed) == (width is None)
     assert json.loads(RunDir(roles.folder).summary.read_text())["optim_steps"] > 0

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from trainer.compilation import load_compiler
+from trainer.compilation import load_compiler, rehearse
 from trainer.config import Config
 from trainer.errors import PeerLost, Stopped
 from trainer.exchange import chunks, weights
@@ -80,6 +80,8 @@ class LearningLoop:
         if compiles(config, self._device):
             load_compiler()
             known = recall_interface(config.env)
+            if known is None:
+                rehearse(self._device)
         if known is not None:
             log.info("preparing for what %s showed when it ran last", config.env.name)
             self._build(known.observation, known.action)
