@@ -38,9 +38,9 @@ class Machine:
 
     @property
     def label(self) -> str:
-        """For a file's name: the first GPU, as in `h200`, or `cpu`."""
+        """For a file's name: the first GPU, as in `h200`, or `cpu`; not its memory, of which some names tell."""
         name = self.gpus[0].lower().removeprefix("nvidia ") if self.gpus else "cpu"
-        return re.sub(r"[^a-z0-9]+", "-", name).strip("-")
+        return re.sub(r"[^a-z0-9]+", "-", re.sub(r" \d+gb\b.*", "", name)).strip("-")
 
 
 def result_path(name: str) -> Path:

@@ -30,7 +30,10 @@ CLOSING = """\
   cannot begin before the simulator has said what it shows; in later ones it begins with what the task showed last time.
   The first runs measured above differ in how fast their machines had read Python's packages from the disk.
 - With one GPU, simulator and learner in two processes get it in turns; that costs more than working side by side
-  brings, so `sync` is the default there. Nothing of this has been measured on two GPUs yet.
+  brings, so `sync` is the default there.
+- With a GPU each, neither costs the other anything that can be told from the noise of a machine that others share.
+  What then limits the optimiser is its own step, whose pointwise work and narrow matrix products wait for memory: an
+  H100's has less bandwidth than an H200's.
 """
 FLOOR = """\
 The floor is the time of a step's matrix products at the rate of one large product of square matrices. The parts of a

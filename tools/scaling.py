@@ -77,34 +77,38 @@ def _actors(results: Mapping[str, Result]) -> str:
     parts = []
     for name in found:
         figures = results[name]["figures"]
+        plain = figures[0]["microseconds"]
+        digits = 1 if plain < 10 else 0
         rows: list[Row] = [
             (
                 figure["mode"],
                 figure["actors"] or "",
                 f"{figure['frames_per_s']:,.0f}",
                 f"{figure['share']:.2f}",
-                f"{figure['microseconds']:.0f}",
+                f"{figure['microseconds']:.{digits}f}",
             )
             for figure in figures
         ]
         header = ("", "actors", "frames/s", "of linear", "µs of an actor's time a frame")
-        plain = figures[0]["microseconds"]
         one = next(figure for figure in figures if figure["mode"].startswith("actors"))["microseconds"]
-        cost = f"What Ray adds to a frame of one actor: {one - plain:.0f} µs of {one:.0f}.\n"
+        cost = f"What Ray adds to a frame of one actor: {one - plain:.{digits}f} µs of {one:.{digits}f}.\n"
         parts.append(f"{origin(name, results[name])}\n\n{table(header, rows)}\n\n{cost}")
     return "\n".join(parts)
 
 
 def _cost(results: Mapping[str, Result]) -> str:
-    name = f"pipeline-{MACHINE}"
+    names = [f"pipeline-{MACHINE}", *(name for name in results if name.startswith("pipeline-two-gpus-"))]
     rows: list[Row] = []
-    for figure in results[name]["figures"]:
-        rate, gpus = figure["steps_per_s"]["median"], 2 if "two" in figure["layout"] else 1
-        hours = STEPS / rate / 3600
-        frames = figure["frames_per_s"] * STEPS / rate
-        rows.append((f"`{figure['layout']}`", gpus, f"{hours:.2f}", f"{hours * gpus:.2f}", f"{frames / 1e6:,.0f} M"))
+    for name in names:
+        card = results[name]["machine"]["gpus"][0].removeprefix("NVIDIA ").split()[0]
+        for layout, figure in {figure["layout"]: figure for figure in results[name]["figures"]}.items():
+            rate, gpus = figure["steps_per_s"]["median"], 2 if "two" in layout else 1
+            hours = STEPS / rate / 3600
+            frames = f"{figure['frames_per_s'] * STEPS / rate / 1e6:,.0f} M"
+            rows.append((f"`{layout}`", f"{gpus} {card}", f"{hours:.2f}", f"{hours * gpus:.2f}", frames))
     header = ("layout", "GPUs", "hours", "GPU hours", "frames collected meanwhile")
-    text = f"Arithmetic: {STEPS:,} optimiser steps at the rate of `{name}.json`, start-up left out.\n"
+    files = " and ".join(f"`{name}.json`" for name in names)
+    text = f"Arithmetic: {STEPS:,} optimiser steps at the rates of {files}, start-up left out.\n"
     return f"{text}\n{table(header, rows)}\n"
 
 
@@ -114,7 +118,7 @@ def _nodes(results: Mapping[str, Result]) -> str:
         for figure in results[f"learner-{MACHINE}"]["figures"]
         if figure["mode"] == "captured" and figure["case"]["agent"] == "dreamer"
     )
-    collection = next(result for name, result in results.items() if name.startswith("collection-"))
+    collection = results[f"collection-16384-{MACHINE}"]
     simulator = next(figure["frames_per_s"] for figure in collection["figures"] if figure["mode"] == "with policy")
     write = next(figure for figure in results[f"replay-{MACHINE}"]["figures"] if figure["name"].startswith("write 10"))
     environments = int(write["name"].split("×")[1].split()[0].replace(",", ""))

@@ -18,7 +18,13 @@ class Figure:
 
 
 @pytest.mark.parametrize(
-    ("gpus", "label"), [((), "cpu"), (("NVIDIA H200", "NVIDIA H200"), "h200"), (("Tesla V100",), "tesla-v100")]
+    ("gpus", "label"),
+    [
+        ((), "cpu"),
+        (("NVIDIA H200", "NVIDIA H200"), "h200"),
+        (("NVIDIA H100 80GB HBM3",), "h100"),
+        (("Tesla V100",), "tesla-v100"),
+    ],
 )
 def test_results_are_named_by_the_gpu(gpus: tuple[str, ...], label: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(Machine, "here", lambda: Machine(2, "a CPU", "a system", gpus))
