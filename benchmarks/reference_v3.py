@@ -216,17 +216,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")  # for what autocast leaves in float32; as TorchRL's recipe has it
     batch = Batch(options.batch // options.length, options.length, tuple(options.overrides))
-    figures = []
-    if "torchrl" in options.learners:
-        mode = Mode(options.scope if compile else None, capture)
-        figures.append(measure(device, batch, mode, steps=options.steps, block=min(5, options.steps)))
-    if "longshore" in options.learners:
+    given = {**vars(options), "device": str(device), "compile": compile, "capture": capture}
+    del given["json"]
+    figures: list[Figure] = []
+
+    def add(figure: Figure) -> None:
+        figures.append(figure)
+        save_result(options.json, "reference-v3", figures, PACKAGES, given)
+        _forget_learner(device)
+
+    if "longshore" in options.learners:  # first: TorchRL's compiles for minutes
         for data, environments, frames in (
             ("fixed", batch.sequences, BATCHES * options.batch),
             ("replay", options.environments, options.frames),
         ):
-            _forget_learner(device)
-            figures.append(
+            add(
                 measure_own(
                     device,
                     batch,
@@ -239,10 +243,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     block=min(5, options.steps),
                 )
             )
+    if "torchrl" in options.learners:
+        mode = Mode(options.scope if compile else None, capture)
+        add(measure(device, batch, mode, steps=options.steps, block=min(5, options.steps)))
     show(figures, device, batch)
-    given = {**vars(options), "device": str(device), "compile": compile, "capture": capture}
-    del given["json"]
-    save_result(options.json, "reference-v3", figures, PACKAGES, given)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -148,9 +148,9 @@ def test_the_command_line_compares_and_writes(tmp_path: Path, capsys: pytest.Cap
     assert "longshore" in capsys.readouterr().out
     written = json.loads(path.read_text())
     assert [(figure["learner"], figure["data"]) for figure in written["figures"]] == [
-        ("torchrl", "fixed"),
         ("longshore", "fixed"),
         ("longshore", "replay"),
+        ("torchrl", "fixed"),
     ]
     assert {figure["mode"] for figure in written["figures"]} == {"eager"}
     assert written["settings"]["device"] == "cpu"
