@@ -187,7 +187,7 @@ def logs(
         raise UsageError(f"{run} has no attempt {attempt}; attempts: {known or 'none yet'}")
     if follow:
         with Screen(len(records), sys.stdout, sys.stderr) as screen:
-            follow_runs(observer(store, list(attempts)), screen, attempt=attempt)
+            follow_runs(observer(store, list(attempts), screen.note), screen, attempt=attempt)
         return 0
     for record in records:
         whose = f"{record.run_id} | " if len(records) > 1 else ""
@@ -205,11 +205,12 @@ def wait(
 ) -> int:
     """Wait until the runs have ended; 0 when all of them succeeded."""
     from orchestrator.follow import state_line
-    from orchestrator.watch import wait as wait_for
+    from orchestrator.waiting import wait as wait_for
 
     limit = None if timeout is None else _seconds("--timeout", timeout)
     store = existing_store(refs[0])
-    ended = wait_for(store, backend_for, [record.run_id for record in resolve(store, refs)], timeout=limit)
+    run_ids = [record.run_id for record in resolve(store, refs)]
+    ended = wait_for(store, backend_for, run_ids, timeout=limit, tell=say)
     for record in ended:
         say(state_line(record))
     return _show_figures(ended)
@@ -296,7 +297,7 @@ def _follow(store: RunStore, run_ids: Sequence[str], going: Sequence[str]) -> in
     try:
         if going:
             with Screen(len(going), sys.stdout, sys.stderr) as screen:
-                follow_runs(observer(store, going), screen)
+                follow_runs(observer(store, going, screen.note), screen)
     except KeyboardInterrupt:
         if cancel_on_interrupt(sys.stdin, sys.stderr):
             for record in end(store, backend_for, resolve(store, going), GRACE):

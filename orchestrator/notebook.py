@@ -98,7 +98,7 @@ def wait(runs: Runs, timeout: float | None = None) -> pandas.DataFrame:
     Raises:
         LongshoreError: There is no such run, the time is over, or a backend cannot be asked.
     """
-    from orchestrator.watch import wait as wait_for
+    from orchestrator.waiting import wait as wait_for
 
     with _found(runs) as (store, records):
         return _status(wait_for(store, backend_for, [record.run_id for record in records], timeout=timeout))

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from orchestrator.registry import Registry
     from orchestrator.runs import RunStore
     from orchestrator.spec import JobSpec
+    from orchestrator.watch import Errors
 
 PLUGINS = "PYDANTIC_DISABLE_PLUGINS"
 
@@ -126,18 +127,29 @@ def fetch_logs(records: Iterable[RunRecord]) -> None:
     """Bring here what runs have logged elsewhere.
 
     Raises:
-        BackendError: They cannot be reached.
+        BackendError: Some cannot be reached; the others were.
     """
+    for error in _fetch_logs(records).values():
+        raise error
+
+
+def _fetch_logs(records: Iterable[RunRecord]) -> Errors:
+    """Errors by backend and profile."""
     from orchestrator.backends.base import FarBackend
 
     sites: dict[tuple[str, str], list[Path]] = {}
     for record in records:
         if record.handle is not None:
             sites.setdefault((record.backend, record.profile), []).append(record.run_dir)
+    errors: Errors = {}
     for (name, profile), run_dirs in sites.items():
         backend = backend_for(name, profile)
         if isinstance(backend, FarBackend):
-            backend.fetch(run_dirs)
+            try:
+                backend.fetch(run_dirs)
+            except BackendError as error:
+                errors[name, profile] = error
+    return errors
 
 
 def profile_files() -> tuple[Path, ...]:
@@ -243,15 +255,15 @@ def look(registry: RunReader) -> int:
     return refresh(RunStore(registry.home))
 
 
-def observer(store: RunStore, run_ids: Sequence[str]) -> Callable[[], list[RunRecord]]:
-    """What `follow_runs` calls for a look at the runs."""
-    from orchestrator.watch import keep_up
+def observer(store: RunStore, run_ids: Sequence[str], tell: Callable[[str], None]) -> Callable[[], list[RunRecord]]:
+    """What `follow_runs` calls for a look at the runs; `tell` gets a line when a backend does not answer."""
+    from orchestrator.waiting import Lookout
+
+    lookout = Lookout(store, backend_for, run_ids, tell, fetch=_fetch_logs)
 
     def observe() -> list[RunRecord]:
-        keep_up(store, backend_for)
-        records = list(store.records(run_ids))
-        fetch_logs(records)
-        return records
+        lookout.look()
+        return list(store.records(run_ids))
 
     return observe
 

@@ -1,9 +1,8 @@
-"""Bring the registry up to date with the backends, start what waits for a slot, wait for runs and end them."""
+"""Bring the registry up to date with the backends, start what waits for a slot, and end runs."""
 
 from __future__ import annotations
 
 import os
-import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import timedelta
@@ -19,16 +18,15 @@ from orchestrator.backends.base import (
 from orchestrator.errors import BackendError, LongshoreError, RefusedStart, UnclearStart, UsageError
 from orchestrator.gpus import Gpu
 from orchestrator.halving import halve
-from orchestrator.keeper import note_keeper
 from orchestrator.processes import Process
 from orchestrator.runs import Event, RunRecord, RunStore
 from orchestrator.states import TERMINAL, RunState
 from orchestrator.sweep_files import unpack
 
 BackendFor = Callable[[str, str], Backend]  # of a name, at the site of a profile
+Errors = dict[tuple[str, str], LongshoreError]  # by backend and profile
 WAITING = frozenset({RunState.QUEUED, RunState.REQUEUED})
 NOT_STARTED = WAITING | {RunState.CANCELLED}
-INTERVAL = 0.5  # seconds between two looks
 
 
 def refresh(store: RunStore, backend_for: BackendFor, environment: Mapping[str, str] = os.environ) -> tuple[Event, ...]:
@@ -45,20 +43,21 @@ def refresh(store: RunStore, backend_for: BackendFor, environment: Mapping[str, 
     Raises:
         LongshoreError: A backend could not be asked; the others were.
     """
+    changes, errors = ask(store, backend_for, environment)
+    for error in errors.values():
+        raise error
+    return changes
+
+
+def ask(
+    store: RunStore, backend_for: BackendFor, environment: Mapping[str, str] = os.environ
+) -> tuple[tuple[Event, ...], Errors]:
+    """`refresh` for those who go on whatever could not be asked: changes, and errors."""
     changes, errors = _observe(store, backend_for, store.with_handle())
     halve(store)
     changes += store.end_what_waits_in_vain()
     start_queued(store, backend_for, environment)
-    if errors:
-        raise errors[0]
-    return changes
-
-
-def keep_up(store: RunStore, backend_for: BackendFor, environment: Mapping[str, str] = os.environ) -> tuple[Event, ...]:
-    """`refresh` for those who look again at once: meanwhile it is enough for everybody else to read."""
-    changes = refresh(store, backend_for, environment)
-    note_keeper(store)
-    return changes
+    return changes, errors
 
 
 def observe(store: RunStore, backend_for: BackendFor, records: Iterable[RunRecord]) -> tuple[Event, ...]:
@@ -68,21 +67,21 @@ def observe(store: RunStore, backend_for: BackendFor, records: Iterable[RunRecor
         LongshoreError: A backend could not be asked; the others were.
     """
     changes, errors = _observe(store, backend_for, records)
-    if errors:
-        raise errors[0]
+    for error in errors.values():
+        raise error
     return changes
 
 
 def _observe(
     store: RunStore, backend_for: BackendFor, records: Iterable[RunRecord]
-) -> tuple[tuple[Event, ...], list[LongshoreError]]:
+) -> tuple[tuple[Event, ...], Errors]:
     seen: dict[str, tuple[str, Observation]] = {}
-    errors: list[LongshoreError] = []
+    errors: Errors = {}
     for (name, profile), runs in _by_backend(records).items():
         try:
             answers = backend_for(name, profile).poll({handle: record.run_dir for handle, record in runs.items()})
         except LongshoreError as error:
-            errors.append(error)
+            errors[name, profile] = error
             continue
         seen |= {runs[handle].run_id: (handle, observation) for handle, observation in answers.items()}
     changes = store.observe(seen)
@@ -182,41 +181,6 @@ def _launch(backend: Backend, launches: Sequence[Launch], secrets: Mapping[str, 
         return backend.launch_sweep(launches, secrets)
     [launch] = launches
     return {launch.request.run_id: backend.launch(launch, secrets)}
-
-
-def wait(
-    store: RunStore,
-    backend_for: BackendFor,
-    run_ids: Sequence[str],
-    *,
-    timeout: float | None = None,
-    interval: float = INTERVAL,
-) -> tuple[RunRecord, ...]:
-    """Wait until runs have ended, and start those whose turn comes meanwhile.
-
-    Args:
-        store: The registry.
-        backend_for: Gives the backend of a name and a profile.
-        run_ids: Whole ids.
-        timeout: Seconds to wait at most, None for as long as it takes.
-        interval: Seconds between two looks.
-
-    Returns:
-        The runs as they ended.
-
-    Raises:
-        LongshoreError: The time is over, or a backend could not be asked.
-    """
-    deadline = None if timeout is None else time.monotonic() + timeout
-    while True:
-        keep_up(store, backend_for)
-        going = store.records(run_ids, active=True)
-        if not going:
-            return store.records(run_ids)
-        if deadline is not None and time.monotonic() >= deadline:
-            states = ", ".join(f"{record.run_id} is {record.state}" for record in going[:3])
-            raise LongshoreError(f"not ended within {timeout:g} s: {states}{' …' if len(going) > 3 else ''}")
-        time.sleep(interval)
 
 
 def cancel(

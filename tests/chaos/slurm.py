@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.chaos.faults import EARLY, Fault
-from tests.chaos.subject import Subject, eventually
+from tests.chaos.subject import PATIENCE, Subject, eventually
 from tests.services.slurm_cluster import SlurmCluster, missing
 from tests.services.sshd import Sshd
 
@@ -136,7 +136,8 @@ def kill_of_sshd(subject: Subject) -> int:
     if run.command("status", run.run_id, check=False).returncode != 3:
         raise AssertionError("`status` does not say that the host cannot be reached")
     run.place.sshd.start()
-    waiting.wait(60)
+    if waiting.wait(PATIENCE) != 0:
+        raise AssertionError("`wait` has not waited until the host could be reached again")
     return 0
 
 

@@ -33,7 +33,8 @@ from orchestrator.runs import RunStore
 from orchestrator.spec import job_to_yaml
 from orchestrator.states import RunState
 from orchestrator.submit import SubmitResult, execute
-from orchestrator.watch import cancel, refresh, wait
+from orchestrator.waiting import wait
+from orchestrator.watch import cancel, refresh
 
 FAIL = "exit 1\n"
 

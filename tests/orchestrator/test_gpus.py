@@ -133,7 +133,7 @@ def test_many_processes_at_once_never_give_a_gpu_to_two_runs(store: RunStore, ho
     store.enqueue([run.run_id for run in runs])
     code = (
         "from orchestrator.backends.local import LocalBackend\n"
-        "from orchestrator.watch import wait\n"
+        "from orchestrator.waiting import wait\n"
         "os.environ['CUDA_VISIBLE_DEVICES'] = '0,1,2'\n"
         "backend, store = LocalBackend(leftover_grace=1.0), RunStore(Path(sys.argv[1]))\n"
         "wait(store, lambda *_: backend, [r.run_id for r in store.list()], timeout=60, interval=0.01)\n"

@@ -20,7 +20,8 @@ from orchestrator.runs import RunStore
 from orchestrator.spec import load_job
 from orchestrator.states import RunState
 from orchestrator.submit import execute
-from orchestrator.watch import refresh, wait
+from orchestrator.waiting import wait
+from orchestrator.watch import refresh
 from trainer.run_dir import Phase, RunDir, Status
 
 RULE = StopRule("eval/return", at=(0.25, 0.5), keep=0.5)

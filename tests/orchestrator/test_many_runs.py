@@ -18,11 +18,11 @@ from orchestrator.runs import RunStore
 from orchestrator.states import RunState
 from orchestrator.submit import execute
 from orchestrator.surroundings import look
-from orchestrator.watch import keep_up
+from orchestrator.waiting import Lookout
 from trainer.run_dir import RunDir
 
 WAIT = (
-    "from orchestrator.watch import wait\n"
+    "from orchestrator.waiting import wait\n"
     "store = RunStore(Path(sys.argv[1]))\n"
     "wait(store, backend_for, [r.run_id for r in store.list()], timeout=100, interval=0.05)\n"
 )
@@ -76,7 +76,7 @@ def test_a_sweep_that_two_submit_at_once_is_one_sweep_and_each_of_its_runs_is_st
 def test_who_looks_while_somebody_keeps_the_registry_up_to_date_only_reads(home: Path, monkeypatch: pytest.MonkeyPatch):
     store = RunStore(home)
     assert not is_kept_up(store)
-    keep_up(store, backend_for)
+    Lookout(store, backend_for, [], print).look()
     assert is_kept_up(store)
     monkeypatch.setattr("orchestrator.watch.refresh", None)  # must not be asked
     assert look(store) == 0
@@ -89,7 +89,7 @@ def test_a_keeper_that_was_killed_or_hangs_counts_no_more(home: Path):
     mark.write_text(str(Process.current()).replace(f"{os.getpid()}:", f"{gone.pid}:", 1))
     gone.wait()
     assert not is_kept_up(store)
-    keep_up(store, backend_for)
+    Lookout(store, backend_for, [], print).look()
     hung = time.time() - KEPT_FOR - 1
     os.utime(mark, (hung, hung))
     assert not is_kept_up(store)

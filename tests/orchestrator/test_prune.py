@@ -11,7 +11,7 @@ from orchestrator.prune import candidates, disk_use, remove
 from orchestrator.runs import RunStore
 from orchestrator.states import RunState
 from orchestrator.submit import execute
-from orchestrator.watch import wait
+from orchestrator.waiting import wait
 
 DAY = 86_400.0
 

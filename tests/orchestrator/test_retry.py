@@ -31,7 +31,8 @@ from orchestrator.runs import RunRecord, RunStore
 from orchestrator.script import ScriptContext, render_script
 from orchestrator.states import FailureClass, RunState
 from orchestrator.submit import execute
-from orchestrator.watch import cancel, refresh, start_queued, wait
+from orchestrator.waiting import wait
+from orchestrator.watch import cancel, refresh, start_queued
 from trainer.run_dir import RunDir
 
 FAIL = (

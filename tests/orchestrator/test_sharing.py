@@ -15,7 +15,8 @@ from orchestrator.runs import RunStore
 from orchestrator.sharing import for_the_group
 from orchestrator.states import RunState
 from orchestrator.submit import execute
-from orchestrator.watch import cancel, keep_up, refresh
+from orchestrator.waiting import Lookout
+from orchestrator.watch import cancel, refresh
 
 
 def registered(home: Path, user: str) -> RunStore:
@@ -52,7 +53,7 @@ def test_who_submits_what_somebody_else_has_submitted_is_told_whose_it_is(home: 
 
 def test_each_user_keeps_the_registry_up_to_date_alone(home: Path):
     alice, bob = RunStore(home, user="alice"), RunStore(home, user="bob")
-    keep_up(alice, backend_for)
+    Lookout(alice, backend_for, [], print).look()
     assert (is_kept_up(alice), is_kept_up(bob)) == (True, False)
 
 

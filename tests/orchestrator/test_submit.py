@@ -29,7 +29,8 @@ from orchestrator.plan import Plan
 from orchestrator.runs import RunRecord, RunStore
 from orchestrator.states import RunState, Verdict
 from orchestrator.submit import SubmitResult, execute
-from orchestrator.watch import refresh, wait
+from orchestrator.waiting import wait
+from orchestrator.watch import refresh
 
 
 def submit(store: RunStore, plan: Plan, secrets: dict[str, str] | None = None, *, again: bool = False) -> SubmitResult:

@@ -17,7 +17,8 @@ from orchestrator.runs import RunStore
 from orchestrator.states import RunState
 from orchestrator.submit import execute
 from orchestrator.sweep_files import discard, pack, sweep_folder, unpack
-from orchestrator.watch import cancel, wait
+from orchestrator.waiting import wait
+from orchestrator.watch import cancel
 
 FILES = {
     f"s-{number:03d}": {"job.yaml": f"name: λ{number}\n", "setup-and-run.sh": f"echo {number}\n", "git.json": "{}\n"}

@@ -37,7 +37,8 @@ from orchestrator.processes import Process
 from orchestrator.runs import RunRecord, RunStore
 from orchestrator.states import FailureClass, RunState
 from orchestrator.submit import execute
-from orchestrator.watch import cancel, refresh, wait
+from orchestrator.waiting import wait
+from orchestrator.watch import cancel, refresh
 
 FOREVER = "while :; do sleep 0.05; done\n"
 ON_TERM = """trap 'echo 75 >"$LONGSHORE_RUN_DIR/attempts/1/exit_code"; exit 75' TERM\n"""
@@ -86,7 +87,7 @@ def test_a_killed_script_is_a_crash_and_takes_its_trainer_along(store: RunStore,
 
 FOLLOW = """
 from orchestrator.submit import execute
-from orchestrator.watch import wait
+from orchestrator.waiting import wait
 home = Path(sys.argv[1])
 store = RunStore(home)
 execute(single(home, "demo-1", HEARTBEAT + COUNT + WAIT_FOR_GO + SUCCEED), store, BACKEND, {})
@@ -228,7 +229,7 @@ def test_waiting_for_a_sweep_starts_its_runs_as_slots_get_free(store: RunStore, 
 def test_many_who_look_at_once_start_each_run_of_a_sweep_once(store: RunStore, home: Path):
     submit(store, sweep(home, "s", [COUNT + LOGGED + SUCCEED] * 6, max_parallel=2))
     code = (
-        "from orchestrator.watch import wait\n"
+        "from orchestrator.waiting import wait\n"
         "store = RunStore(Path(sys.argv[1]))\n"
         "wait(store, backend_for, [r.run_id for r in store.list()], timeout=60, interval=0.01)\n"
     )

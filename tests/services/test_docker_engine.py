@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import subprocess
 import time
 from datetime import datetime
 from pathlib import Path
@@ -235,8 +236,17 @@ def test_a_run_goes_on_while_an_engine_with_live_restore_is_restarted(project, j
     engine.stop()
     done = project.run("status", run.root.name, check=3)
     assert "no container engine answers" in done.stderr
-    assert project.run("wait", run.root.name, check=3).returncode == 3
+    waits = subprocess.Popen(
+        project.command("wait", run.root.name),
+        env=project.variables(),
+        cwd=project.folder,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert waits.stderr is not None
+    assert re.search("no container engine answers.*; asking again", waits.stderr.readline())
     engine.start(live_restore=True)
+    assert waits.wait(timeout=300) == 0
     assert finish(project, run)["state"] == "succeeded"
     engine.stop()
     engine.start()
