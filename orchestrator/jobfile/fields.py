@@ -17,6 +17,7 @@ LONGEST_TEXT = 100_000  # characters of one text; Linux takes no longer argument
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 _RUN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 _VARIABLE = r"[A-Za-z_][A-Za-z0-9_]{0,254}"
+_IMAGE_FILE = re.compile(r"/[\w./@+-]+\.(?:sqsh|sif)")  # of enroot, of apptainer
 _IMAGE = re.compile(
     r"(?:[A-Za-z0-9.-]+(?::[0-9]{1,5})?/)?"  # registry
     r"[a-z0-9]+(?:[._-]+[a-z0-9]+)*(?:/[a-z0-9]+(?:[._-]+[a-z0-9]+)*)*"
@@ -57,7 +58,16 @@ def _variable_error(text: str) -> str | None:
     return None
 
 
+def is_image_file(image: str) -> bool:
+    """Whether an image is a file on the machine that runs it, rather than one of a registry's."""
+    return image.startswith("/")
+
+
 def _image_error(text: str) -> str | None:
+    if is_image_file(text):
+        return (
+            None if _IMAGE_FILE.fullmatch(text) else f"{shown(text)} is no image; one in a file ends in .sqsh or .sif"
+        )
     match = _IMAGE.fullmatch(text) if len(text) <= 512 else None
     if not match:
         return f"{shown(text)} is no image; write REGISTRY/NAME:TAG, like {IMAGE_EXAMPLE}"

@@ -44,6 +44,7 @@ from orchestrator.jobfile.fields import (
     Variable,
     VariableValue,
     Version,
+    is_image_file,
 )
 from orchestrator.jobfile.model import KeyPath, Model, Mount, wrong
 from orchestrator.jobfile.nodes import Mark, differences, shown
@@ -404,6 +405,8 @@ class JobSpec(Model):
     def _problems(self) -> Iterator[tuple[KeyPath, str]]:
         if self.image is None and self.backend not in {"local", "slurm"}:  # Slurm's nodes may have all that is needed
             yield ("image",), f"is missing; {self.backend} needs one with its tag, like {IMAGE_EXAMPLE}"
+        if self.image is not None and is_image_file(self.image) and self.backend not in {"local", "slurm"}:
+            yield ("image",), f"is a file, which slurm alone takes; {self.backend} needs a name, like {IMAGE_EXAMPLE}"
         for index, name in enumerate(self.secrets):
             if name in self.environment:
                 yield ("secrets", index), f"{name} stands in environment too; a secret's value stands in no file"

@@ -14,7 +14,13 @@ from hypothesis import strategies as st
 from test_plan import planned, read_job
 
 from orchestrator.backends.slurm import SlurmBackend
-from orchestrator.backends.slurm.batch_script import array_option, directive, enroot_image, warning_seconds
+from orchestrator.backends.slurm.batch_script import (
+    apptainer_image,
+    array_option,
+    directive,
+    enroot_image,
+    warning_seconds,
+)
 from orchestrator.backends.slurm.outcomes import FAILURES, STATES, Markers, outcome
 from orchestrator.backends.slurm.queries import (
     Entry,
@@ -147,16 +153,21 @@ def test_the_warning_comes_three_minutes_before_the_limit_or_a_quarter_of_a_shor
 
 
 @pytest.mark.parametrize(
-    ("image", "named"),
+    ("image", "enroot", "apptainer"),
     [
-        ("nvcr.io/nvidia/isaac-lab:2.3.0", "nvcr.io#nvidia/isaac-lab:2.3.0"),
-        ("localhost:5000/a:1", "localhost:5000#a:1"),
-        ("python:3.11", "python:3.11"),
-        ("someone/tool:1", "someone/tool:1"),
+        (
+            "nvcr.io/nvidia/isaac-lab:2.3.0",
+            "nvcr.io#nvidia/isaac-lab:2.3.0",
+            "docker://nvcr.io/nvidia/isaac-lab:2.3.0",
+        ),
+        ("localhost:5000/a:1", "localhost:5000#a:1", "docker://localhost:5000/a:1"),
+        ("python:3.11", "python:3.11", "docker://python:3.11"),
+        ("someone/tool:1", "someone/tool:1", "docker://someone/tool:1"),
+        ("/scratch/me/isaac.sqsh", "/scratch/me/isaac.sqsh", "/scratch/me/isaac.sqsh"),
     ],
 )
-def test_an_image_is_named_as_enroot_does(image, named):
-    assert enroot_image(image) == named
+def test_an_image_is_named_as_the_runtime_does(image, enroot, apptainer):
+    assert (enroot_image(image), apptainer_image(image)) == (enroot, apptainer)
 
 
 @given(st.sets(st.integers(0, 40), min_size=1), st.one_of(st.none(), st.integers(1, 9)))

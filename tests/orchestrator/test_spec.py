@@ -145,6 +145,20 @@ def test_images_have_a_tag_or_a_digest(load, image):
     assert load(MINIMAL + f"image: {image}").image == image
 
 
+@pytest.mark.parametrize("image", ["/scratch/me/isaac.sqsh", "/scratch/me/isaac-lab+2.3.0.sif"])
+def test_slurm_takes_images_in_files(load, problems, image):
+    assert load(f"name: tiny\nbackend: slurm\nimage: {image}").image == image
+    assert problems(f"name: tiny\nbackend: docker\nimage: {image}") == [
+        "FILE:3:8: image: is a file, which slurm alone takes; docker needs a name, like nvcr.io/nvidia/isaac-lab:2.3.0"
+    ]
+
+
+def test_an_image_in_a_file_is_one(problems):
+    assert problems("name: tiny\nbackend: slurm\nimage: /scratch/me/isaac.tar") == [
+        "FILE:3:8: image: '/scratch/me/isaac.tar' is no image; one in a file ends in .sqsh or .sif"
+    ]
+
+
 # ---- settings that the trainer does not have
 
 

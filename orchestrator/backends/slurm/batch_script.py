@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from orchestrator.backends.base import ContainerRequest, LaunchRequest
 from orchestrator.docker.container import CACHES, ISAAC_CACHES, STATE
 from orchestrator.errors import UsageError
+from orchestrator.jobfile.fields import is_image_file
 from orchestrator.script import shell_environment
 from orchestrator.sweep_files import sweep_folder
 
@@ -181,15 +182,18 @@ def _container_words(container: ContainerRequest, root: Path, runtime: str) -> I
 
 
 def enroot_image(image: str) -> str:
-    """An image as enroot names it: `nvcr.io#nvidia/isaac-lab:2.3.0`; one without a registry is Docker Hub's."""
+    """An image as enroot names it: `nvcr.io#nvidia/isaac-lab:2.3.0`; one without a registry is Docker Hub's.
+
+    A file is named as it is.
+    """
     registry, slash, rest = image.partition("/")
     is_registry = bool(slash) and ("." in registry or ":" in registry or registry == "localhost")
     return f"{registry}#{rest}" if is_registry else image
 
 
 def apptainer_image(image: str) -> str:
-    """An image as apptainer pulls it."""
-    return f"docker://{image}"
+    """An image as apptainer pulls it, or its file."""
+    return image if is_image_file(image) else f"docker://{image}"
 
 
 def _mounts(container: ContainerRequest, root: Path) -> Iterator[str]:
