@@ -21,6 +21,11 @@ def note_keeper(registry: Registry) -> None:
     write_atomically(_mark(registry), str(Process.current()), durable=False)
 
 
+def forget_keeper(registry: Registry) -> None:
+    """Nobody knows how the runs stand: whoever looks is to ask, and to be told so."""
+    _mark(registry).unlink(missing_ok=True)
+
+
 def is_kept_up(registry: Registry) -> bool:
     """Whether another process of the same user keeps the registry up to date right now."""
     mark = _mark(registry)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from orchestrator.errors import BackendError, LongshoreError
-from orchestrator.keeper import note_keeper
+from orchestrator.keeper import forget_keeper, note_keeper
 from orchestrator.runs import RunRecord, RunStore
 from orchestrator.watch import BackendFor, Errors, ask
 
@@ -53,7 +53,10 @@ class Lookout:
         going = self._store.records(self._run_ids, active=True)
         _, errors = ask(self._store, self._backend_for)
         errors = self._fetch(going) | errors  # of those that have just ended, too
-        note_keeper(self._store)
+        if errors:
+            forget_keeper(self._store)
+        else:
+            note_keeper(self._store)
         places = {(record.backend, record.profile) for record in going}
         for place, error in errors.items():
             waited = place in places

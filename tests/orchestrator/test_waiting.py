@@ -11,6 +11,7 @@ from test_watch import Cluster, on, submit
 from orchestrator import waiting
 from orchestrator.backends.base import Backend, Observation
 from orchestrator.errors import BackendError, UsageError
+from orchestrator.keeper import is_kept_up
 from orchestrator.runs import RunStore
 from orchestrator.states import RunState
 from orchestrator.waiting import Lookout, wait
@@ -39,6 +40,7 @@ def test_a_backend_of_the_run_is_asked_again(store: RunStore):
 
     def tell(line: str) -> None:
         told.append(line)
+        assert not is_kept_up(store)  # `status` asks by itself, and says that it cannot
         cluster.reachable = True
 
     assert wait(store, lambda *_: cluster, ["a"], timeout=30, interval=0.01, tell=tell)[0].state is RunState.SUCCEEDED
