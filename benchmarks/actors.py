@@ -32,10 +32,9 @@ from rich.table import Table
 
 from benchmarks.results import save_result
 from benchmarks.timing import synchronize
-from trainer.agents import make_agent
 from trainer.config import Config, compose
 from trainer.pipelines.messages import Hello, Permit, Start
-from trainer.pipelines.parts import choose_device, chunk_steps, make_collector, policy_tensors
+from trainer.pipelines.parts import choose_device, chunk_steps, make_agent, make_collector, policy_tensors
 from trainer.pipelines.ray_actor import Collected
 from trainer.pipelines.ray_fleet import Fleet, choose_fleet
 from trainer.pipelines.ray_learning import FleetWeights
@@ -104,7 +103,7 @@ def alone(config: Config) -> Iterator[int]:
     """The collector in this process, whose chunks stay where they are."""
     device = choose_device(config.device)
     simulator = make_simulator(config.env, 0, device, 1)
-    agent = make_agent(config.agent, simulator.observation, simulator.action).to(device).requires_grad_(False)
+    agent = make_agent(config, simulator.observation, simulator.action, device).requires_grad_(False)
     collector = make_collector(config, simulator, agent, device)
     try:
         while True:
@@ -126,7 +125,7 @@ def fleet(config: dict[str, Any], actors: int, folder: Path) -> Iterator[int]:
         message = started.receive()
         hello = message if isinstance(message, Hello) else hello
         up = sum(turn is not None for turn in started._turns)
-    tensors = policy_tensors(make_agent(Config.of(config).agent, hello.observation, hello.action))
+    tensors = policy_tensors(make_agent(Config.of(config), hello.observation, hello.action, CPU))
     FleetWeights(started, tensors, CPU).publish(0, tensors)
     started.send(Start(config["collector"]["init_random_frames"], None))
     started.send(Permit(float("inf")))
