@@ -28,6 +28,7 @@ ARGUMENTS = (
     *("--disable-background-networking", "--disable-component-update"),
 )
 MANY_RUNS_SECONDS = 2.0  # from the request for the page to the last chart painted, of 200 runs
+MANY_RUNS_RATIO = 1.8  # to six runs, whose time is Bokeh's own: on a machine where that is a second and more
 DRAWN = "body[data-drawn]"
 RANGE = "figures['learning'].x_range"
 
@@ -233,16 +234,18 @@ def test_on_a_phone_nothing_has_to_be_moved_sideways(look, address, scheme):
     assert painted(page) > 500
 
 
-def test_two_hundred_runs_are_drawn_within_two_seconds(look, tmp_path):
-    address = write_page(tmp_path, rates=tuple(0.01 * rate for rate in range(1, 21)), seeds=10, lines=300)
-    took = []
-    for _ in range(3):
-        page = look(address)
-        took.append(float(page.locator("body").get_attribute("data-drawn")) / 1000)
-        assert len(column(page, 1)) == 200
-        assert painted(page) > 500
-    print(f"200 runs: {', '.join(f'{seconds:.2f}' for seconds in took)} s, {Path(address[7:]).stat().st_size:,} bytes")
-    assert min(took) < MANY_RUNS_SECONDS
+def test_two_hundred_runs_are_drawn_within_two_seconds(look, address, tmp_path):
+    many = write_page(tmp_path, rates=tuple(0.01 * rate for rate in range(1, 21)), seeds=10, lines=300)
+    took = {address: [], many: []}
+    for _ in range(4):
+        for one, seconds in took.items():
+            page = look(one)
+            seconds.append(float(page.locator(DRAWN).get_attribute("data-drawn")) / 1000)
+    assert len(column(page, 1)) == 200
+    assert painted(page) > 500
+    few, slow = min(took[address]), min(took[many])
+    print(f"200 runs: {slow:.2f} s, 6 runs: {few:.2f} s, {Path(many[7:]).stat().st_size:,} bytes")
+    assert slow < max(MANY_RUNS_SECONDS, MANY_RUNS_RATIO * few)
 
 
 @contextmanager
