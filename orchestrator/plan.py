@@ -25,7 +25,7 @@ from orchestrator.backends.steve.commands import steve_warnings
 from orchestrator.environment import host_folders, in_container, is_isaac, script_context, tasks_of, unused_settings
 from orchestrator.errors import UsageError
 from orchestrator.halving import StopRule
-from orchestrator.jobfile.job import Sweep
+from orchestrator.jobfile.sweep import Sweep
 from orchestrator.profile import Profile
 from orchestrator.script import ScriptContext, ScriptWriter
 from orchestrator.snapshot import Snapshot, snapshot_folder

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import sqlite3
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -13,9 +12,10 @@ from orchestrator.backends.base import Launch, Observation
 from orchestrator.claims import ClaimStore
 from orchestrator.errors import LongshoreError, UsageError
 from orchestrator.launches import launch_text, parse_launch
+from orchestrator.observed import how_it_stopped, is_news, left_by, told
 from orchestrator.records import RUN_COLUMNS, Attempt, Event, RunRecord, run_record
 from orchestrator.states import TERMINAL, RunState, Verdict, judge, may_follow, next_state
-from trainer.run_dir import ExitCode, FailureClass, RunDir
+from trainer.run_dir import RunDir
 
 if TYPE_CHECKING:
     from orchestrator.plan import Plan, PlannedRun
@@ -127,9 +127,9 @@ class RunStore(ClaimStore):
             The changes.
         """
         known = {record.run_id: record for record in self.records(list(observations), active=True)}
-        observations = {run_id: (handle, _told(seen)) for run_id, (handle, seen) in observations.items()}
+        observations = {run_id: (handle, told(seen)) for run_id, (handle, seen) in observations.items()}
         news = [
-            run_id for run_id, (_, seen) in observations.items() if run_id in known and _is_news(known[run_id], seen)
+            run_id for run_id, (_, seen) in observations.items() if run_id in known and is_news(known[run_id], seen)
         ]
         if not news:
             return ()
@@ -307,7 +307,7 @@ class RunStore(ClaimStore):
     def _catch_up(self, record: RunRecord, attempt: int, handle: str) -> None:
         """Attempts up to the one that is seen now have begun without this side; inside a transaction."""
         for number in range(record.attempt, attempt):
-            seen = _left_by(RunDir(record.run_dir), number)
+            seen = left_by(RunDir(record.run_dir), number)
             self._end_attempt(record.run_id, seen, seen.message)
             self._add_attempts({record.run_id: handle}, number + 1)
 
@@ -376,7 +376,7 @@ class RunStore(ClaimStore):
         seen = seen or Observation(new)
         # A cancelled run did not fail, whatever its trainer said when it was told to stop.
         failure_class = seen.failure_class if new is RunState.FAILED else None
-        message = seen.message if (new, seen.state) != (RunState.CANCELLED, RunState.FAILED) else _how_it_stopped(seen)
+        message = seen.message if (new, seen.state) != (RunState.CANCELLED, RunState.FAILED) else how_it_stopped(seen)
         self._db.execute(
             "UPDATE runs SET state = ?, failure_class = ?, message = ?, updated = ? WHERE run_id = ?",
             (new, failure_class, message, now, run_id),
@@ -396,45 +396,6 @@ class RunStore(ClaimStore):
 
     def _record(self, run_id: str) -> RunRecord:
         return self.records([run_id])[0]
-
-
-def _is_news(record: RunRecord, seen: Observation) -> bool:
-    """Whether an observation says anything that the registry does not."""
-    if seen.handed_back or (seen.attempt or 0) > record.attempt:
-        return True
-    new = next_state(record.state, seen.state, cancelling=record.cancelling)
-    return new != record.state or (new is RunState.QUEUED and seen.message != record.message)
-
-
-def _told(seen: Observation) -> Observation:
-    """What backends call failed with a class of its own is an end that was asked for."""
-    if seen.failure_class is not FailureClass.STOPPED:
-        return seen
-    return replace(seen, state=RunState.STOPPED, failure_class=None)
-
-
-def _left_by(run_dir: RunDir, number: int) -> Observation:
-    """How an attempt ended that was followed by another one before anybody asked."""
-    failure = None
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        failure = run_dir.read_failure(number)
-    if failure is not None:
-        return Observation(RunState.FAILED, failure.failure_class, failure.exit_code, failure.message)
-    code = run_dir.read_exit_code(number)
-    if code == ExitCode.RESUMABLE:
-        message = "stopped from outside after saving a checkpoint"
-        return Observation(RunState.FAILED, FailureClass.PREEMPTED, code, message)
-    if code is None:
-        message = "ended at once, without a word, and was started again"
-        return Observation(RunState.FAILED, FailureClass.NODE_FAILURE, None, message)
-    return Observation(RunState.FAILED, FailureClass.CRASH, code, f"ended with exit code {code} and without SUCCESS")
-
-
-def _how_it_stopped(seen: Observation) -> str:
-    """What to say of a run that was told to stop: the backend does not know that, and calls it killed or failed."""
-    if seen.exit_code is None:
-        return "ended by force: it did not stop in time"
-    return "after saving a checkpoint" if seen.exit_code == ExitCode.RESUMABLE else f"exit code {seen.exit_code}"
 
 
 def _startable(run: PlannedRun) -> Launch:

@@ -12,11 +12,12 @@ from pydantic import ValidationError
 
 from orchestrator.errors import Problem, SpecError
 from orchestrator.jobfile.document import COMMAND_LINE, Document, Setting, plain, settings
-from orchestrator.jobfile.job import JobSpec, Origin, Resources, Retry, Setup, Sweep, Watchdog
+from orchestrator.jobfile.job import JobSpec, Origin, Resources, Retry, Setup, Watchdog
 from orchestrator.jobfile.model import Mount
 from orchestrator.jobfile.nodes import Entry, MappingNode, Mark, Node, ScalarNode, SequenceNode, join_key
 from orchestrator.jobfile.overrides import key_error, override_words
 from orchestrator.jobfile.problems import to_problems
+from orchestrator.jobfile.sweep import Sweep
 from orchestrator.jobfile.tasks import simulator_of, task_error
 from orchestrator.jobfile.train_keys import TrainKeys, known_keys
 from orchestrator.jobfile.yaml12 import dump, parse_file, start_of

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.errors import SpecError
-from orchestrator.jobfile.job import JobSpec, Sweep
+from orchestrator.jobfile.job import JobSpec
+from orchestrator.jobfile.sweep import Sweep
 from orchestrator.spec import load_job
 from orchestrator.sweep import expand
 
