@@ -65,19 +65,22 @@ def _suite(results: Mapping[str, Result], published: Result) -> str:
             if theirs["task"] == result["settings"]["task"]:
                 means = returns_between(curves, at - WINDOW, at + WINDOW)
                 ours = f"{statistics.mean(means):.0f}" if len(means) == len(curves) else ""
-                each = ", ".join(f"{value:.0f}" for value in means)
-                rows.append((f"{at:,}", ours, each, f"{theirs['return']}"))
+                rows.append((f"{at:,}", ours, _listed(means), f"{theirs['return']}", _listed(theirs["seeds"])))
         last = [curve.trained_return for curve in curves]
-        header = ("frames", "mean of the seeds", "each seed", "published")
+        header = ("frames", "mean of the seeds", "each seed", "published", "each seed of theirs")
         text = f"{origin(name, result)}\n\n{table(header, rows)}\n"
         parts += [f"`{result['settings']['task']}`, {text}"]
         if None in last:
             parts.append("The budget of frames was not reached by every seed.\n")
         else:
-            ended = ", ".join(f"{value:.0f}" for value in last if value is not None)
+            ended = _listed([value for value in last if value is not None])
             parts.append(f"Without noise after {curves[0].trained_frames or curves[0].frames[-1]:,} frames: {ended}.\n")
         parts += [f"![{result['settings']['task']}]({picture(name)})\n"]
     return "\n".join(parts)
+
+
+def _listed(returns: Sequence[float]) -> str:
+    return ", ".join(f"{value:.0f}" for value in returns)
 
 
 def _versus(results: Mapping[str, Result]) -> str:
