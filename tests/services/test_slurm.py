@@ -166,10 +166,11 @@ def test_what_slurm_is_told_to_requeue_goes_on_as_attempt_2(project, cluster):
     project.run("cancel", run.root.name, "--grace", "30s")
 
 
+@pytest.mark.timeout(600)
 def test_before_the_time_limit_a_checkpoint_is_saved_and_attempt_2_goes_on_from_it(project, cluster):
-    # How long an attempt has is Slurm's to say: its warning comes up to a minute early. So the end alone is looked at.
-    run = project.submit(project.write("limited", time="1:00", steps=FOREVER, retries=1))
-    found = project.finish(run, 1, 240)
+    # Slurm's warning comes up to a minute early: of two minutes an attempt has half a minute at the least.
+    run = project.submit(project.write("limited", time="2:00", steps=FOREVER, retries=1))
+    found = project.finish(run, 1, 400)
     first, second = project.log(run, 1), project.log(run, 2)
     assert "timeout: asking Slurm for another attempt" in first
     assert "resuming from step" in second

@@ -108,11 +108,15 @@ def test_cancelling_what_runs_saves_first_and_leaves_nothing_running(project, cl
     assert allocations(cluster) == []
 
 
+@pytest.mark.timeout(600)
 def test_before_the_time_limit_a_checkpoint_is_saved_and_attempt_2_goes_on_from_it(project, cluster):
-    run = project.submit(project.write("limited", time="1:00", steps=FOREVER, retries=1))  # warned up to a minute early
-    found = project.finish(run, 1, 240)
+    # Slurm's warning comes up to a minute early: of two minutes an attempt has half a minute at the least.
+    run = project.submit(project.write("limited", time="2:00", steps=FOREVER, retries=1))
+    project.trains(run, attempt=2, seconds=300)
     assert "resuming from step" in project.log(run, 2)
-    assert [attempt["failure_class"] for attempt in found["attempts"]] == ["timeout", "timeout"]
+    found = project.status(run)
+    assert [attempt["failure_class"] for attempt in found["attempts"]] == ["timeout", None]
+    project.run("cancel", run.root.name, "--grace", "60s", timeout=100)
     assert allocations(cluster) == []
 
 
