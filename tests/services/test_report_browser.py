@@ -90,6 +90,11 @@ def column(page, number):
     return [text.strip() for text in cells.all_inner_texts()]
 
 
+def seconds_to_draw(page):
+    """From the request for the page to its last chart painted."""
+    return float(page.locator("body").get_attribute("data-drawn")) / 1000
+
+
 def painted(page, chart="learning"):
     """Number of pixels that a chart has painted in a colour of a curve, not in a shade of grey."""
     return page.evaluate(
@@ -236,16 +241,16 @@ def test_on_a_phone_nothing_has_to_be_moved_sideways(look, address, scheme):
 
 def test_two_hundred_runs_are_drawn_within_two_seconds(look, address, tmp_path):
     many = write_page(tmp_path, rates=tuple(0.01 * rate for rate in range(1, 21)), seeds=10, lines=300)
-    took = {address: [], many: []}
-    for _ in range(4):
-        for one, seconds in took.items():
-            page = look(one)
-            seconds.append(float(page.locator(DRAWN).get_attribute("data-drawn")) / 1000)
-    assert len(column(page, 1)) == 200
-    assert painted(page) > 500
-    few, slow = min(took[address]), min(took[many])
-    print(f"200 runs: {slow:.2f} s, 6 runs: {few:.2f} s, {Path(many[7:]).stat().st_size:,} bytes")
-    assert slow < max(MANY_RUNS_SECONDS, MANY_RUNS_RATIO * few)
+    few, took = [], []
+    for _ in range(3):
+        few.append(seconds_to_draw(look(address)))
+        page = look(many)
+        took.append(seconds_to_draw(page))
+        assert len(column(page, 1)) == 200
+        assert painted(page) > 500
+    print(f"200 runs: {', '.join(f'{seconds:.2f}' for seconds in took)} s, {Path(many[7:]).stat().st_size:,} bytes")
+    print(f"6 runs: {', '.join(f'{seconds:.2f}' for seconds in few)} s")
+    assert min(took) < max(MANY_RUNS_SECONDS, MANY_RUNS_RATIO * min(few))
 
 
 @contextmanager

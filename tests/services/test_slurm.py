@@ -170,10 +170,12 @@ def test_what_slurm_is_told_to_requeue_goes_on_as_attempt_2(project, cluster):
 def test_before_the_time_limit_a_checkpoint_is_saved_and_attempt_2_goes_on_from_it(project, cluster):
     # Slurm's warning comes up to a minute early: of two minutes an attempt has half a minute at the least.
     run = project.submit(project.write("limited", time="2:00", steps=FOREVER, retries=1))
-    found = project.finish(run, 1, 400)
+    project.trains(run)
+    project.trains(run, attempt=2, seconds=210)
     first, second = project.log(run, 1), project.log(run, 2)
     assert "timeout: asking Slurm for another attempt" in first
     assert "resuming from step" in second
+    found = project.finish(run, 1, 210)
     assert (found["state"], found["failure_class"]) == ("failed", "timeout"), project.log(run)
     assert [attempt["failure_class"] for attempt in found["attempts"]] == ["timeout", "timeout"]
 

@@ -112,7 +112,8 @@ def test_cancelling_what_runs_saves_first_and_leaves_nothing_running(project, cl
 def test_before_the_time_limit_a_checkpoint_is_saved_and_attempt_2_goes_on_from_it(project, cluster):
     # Slurm's warning comes up to a minute early: of two minutes an attempt has half a minute at the least.
     run = project.submit(project.write("limited", time="2:00", steps=FOREVER, retries=1))
-    project.trains(run, attempt=2, seconds=300)
+    project.trains(run)
+    project.trains(run, attempt=2, seconds=210)
     assert "resuming from step" in project.log(run, 2)
     found = project.status(run)
     assert [attempt["failure_class"] for attempt in found["attempts"]] == ["timeout", None]
