@@ -155,8 +155,8 @@ def test_a_lost_allocation_loses_what_ran_in_it_and_the_others_are_started_anew(
 def test_what_has_succeeded_before_its_allocation_was_lost_has_succeeded_where_its_folder_is_shared(project, tmp_path):
     project.assume(shared=tmp_path / "shared")
     runs = project.submit("long/seed=1", sweep="{seed: [0, 1]}")
-    status = tmp_path / "shared" / runs[1].root.name / "status.json"
-    eventually(status.exists, 40)  # and nobody has looked
+    latest = RunDir(tmp_path / "shared" / runs[1].root.name).checkpoints / "latest"
+    eventually(latest.exists, 40)  # and nobody has looked
     [job] = project.jobs()
     subprocess.run([str(FAKES / "scancel"), job.name], env=project.variables(), check=True)
     wait(project, runs)
