@@ -6,6 +6,7 @@ import contextlib
 from dataclasses import replace
 
 from orchestrator.backends.base import Observation
+from orchestrator.backends.exit_codes import by_exit_code
 from orchestrator.records import RunRecord
 from orchestrator.states import RunState, next_state
 from trainer.run_dir import ExitCode, FailureClass, RunDir
@@ -34,13 +35,10 @@ def left_by(run_dir: RunDir, number: int) -> Observation:
     if failure is not None:
         return Observation(RunState.FAILED, failure.failure_class, failure.exit_code, failure.message)
     code = run_dir.read_exit_code(number)
-    if code == ExitCode.RESUMABLE:
-        message = "stopped from outside after saving a checkpoint"
-        return Observation(RunState.FAILED, FailureClass.PREEMPTED, code, message)
     if code is None:
         message = "ended at once, without a word, and was started again"
         return Observation(RunState.FAILED, FailureClass.NODE_FAILURE, None, message)
-    return Observation(RunState.FAILED, FailureClass.CRASH, code, f"ended with exit code {code} and without SUCCESS")
+    return by_exit_code(code, trained=True)
 
 
 def how_it_stopped(seen: Observation) -> str:

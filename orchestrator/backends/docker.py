@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from orchestrator.backends.base import Launch, LaunchRequest, Observation
+from orchestrator.backends.exit_codes import by_exit_code
 from orchestrator.docker.container import LABEL, body_of_attempt, container_body, container_name
 from orchestrator.docker.engine import TIMEOUT, address, connected, ensure_image, explain, image_digest
 from orchestrator.errors import BackendError
@@ -31,7 +32,6 @@ from orchestrator.gpus import Gpu, of_this_machine, visible_names
 from orchestrator.states import FailureClass, RunState
 from trainer.run_dir import (
     DEADLINE_VARIABLE,
-    ExitCode,
     Failure,
     RunDir,
     read_json,
@@ -81,11 +81,7 @@ def outcome(ended: Ended) -> Observation:
     if ended.script_code is None:
         message = f"the container was killed (exit code {ended.exit_code}): the engine or its machine was restarted"
         return Observation(RunState.FAILED, FailureClass.NODE_FAILURE, ended.exit_code, message)
-    if ended.script_code == ExitCode.RESUMABLE:
-        message = "stopped from outside after saving a checkpoint"
-        return Observation(RunState.FAILED, FailureClass.PREEMPTED, code, message)
-    failure_class = FailureClass.CRASH if ended.trained else FailureClass.SETUP
-    return Observation(RunState.FAILED, failure_class, code, f"ended with exit code {code} and without SUCCESS")
+    return by_exit_code(code, trained=ended.trained)
 
 
 @dataclass(frozen=True)

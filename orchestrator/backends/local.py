@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from orchestrator.backends.base import Launch, LaunchRequest, Observation, in_folder
+from orchestrator.backends.exit_codes import by_exit_code
 from orchestrator.errors import BackendError
 from orchestrator.gpus import ORDER, VISIBLE, Gpu, of_this_machine, visible_names
 from orchestrator.hosts import Host, LocalHost
@@ -29,7 +30,6 @@ from trainer.run_dir import (
     DEADLINE_VARIABLE,
     RUN_DIR_VARIABLE,
     RUN_ID_VARIABLE,
-    ExitCode,
     Failure,
     RunDir,
 )
@@ -95,10 +95,7 @@ def outcome(markers: Markers) -> Observation:
         return _failed(FailureClass.CRASH, markers.exit_code, "the disk under the run directory is full")
     if markers.exit_code is None:
         return _failed(FailureClass.CRASH, None, "setup-and-run.sh was killed (SIGKILL) and could not say by whom")
-    if markers.exit_code == ExitCode.RESUMABLE:
-        return _failed(FailureClass.PREEMPTED, markers.exit_code, "stopped from outside after saving a checkpoint")
-    failure_class = FailureClass.CRASH if markers.trained else FailureClass.SETUP
-    return _failed(failure_class, markers.exit_code, f"ended with exit code {markers.exit_code} and without SUCCESS")
+    return by_exit_code(markers.exit_code, trained=markers.trained)
 
 
 def _failed(failure_class: FailureClass, exit_code: int | None, message: str) -> Observation:

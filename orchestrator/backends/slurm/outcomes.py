@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from orchestrator.backends.base import Observation
+from orchestrator.backends.exit_codes import by_exit_code
 from orchestrator.backends.slurm.queries import IN_VAIN, Entry
 from orchestrator.states import FailureClass, RunState
-from trainer.run_dir import ExitCode, Failure, RunDir
+from trainer.run_dir import Failure, RunDir
 
 STATES: Mapping[str, RunState] = {
     "PENDING": RunState.QUEUED,
@@ -91,9 +92,4 @@ def outcome(entry: Entry | None, markers: Markers) -> Observation:
     if code is None and entry is None:
         message = "Slurm does not know its job any more, and it left no word"
         return Observation(RunState.FAILED, FailureClass.LOST, None, message, markers.attempt)
-    if code == ExitCode.RESUMABLE:
-        message = "stopped from outside after saving a checkpoint"
-        return Observation(RunState.FAILED, FailureClass.PREEMPTED, code, message, markers.attempt)
-    failure_class = FailureClass.CRASH if markers.trained else FailureClass.SETUP
-    message = f"ended with exit code {'unknown' if code is None else code} and without SUCCESS"
-    return Observation(RunState.FAILED, failure_class, code, message, markers.attempt)
+    return by_exit_code(code, trained=markers.trained, attempt=markers.attempt)

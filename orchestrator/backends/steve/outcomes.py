@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from orchestrator.backends.base import Observation
+from orchestrator.backends.exit_codes import by_exit_code
 from orchestrator.hosts import Completed
 from orchestrator.states import FailureClass, RunState
 from trainer.run_dir import ExitCode, RunDir
@@ -61,13 +62,9 @@ def outcome(run_dir: RunDir, first: int, reason: str, *, lost: FailureClass | No
         return Observation(RunState.SUCCEEDED, exit_code=code, attempt=attempt)
     if failure is not None and failure.attempt == attempt:
         return Observation(RunState.FAILED, failure.failure_class, code, failure.message, attempt)
-    if code == ExitCode.RESUMABLE:
-        message = "stopped from outside after saving a checkpoint"
-        return Observation(RunState.FAILED, FailureClass.PREEMPTED, code, message, attempt)
-    if lost is not None:
+    if lost is not None and code != ExitCode.RESUMABLE:
         return Observation(RunState.FAILED, lost, code, reason, attempt)
-    failure_class = FailureClass.CRASH if run_dir.has_trained(attempt) else FailureClass.SETUP
-    return Observation(RunState.FAILED, failure_class, code, reason, attempt)
+    return by_exit_code(code, trained=run_dir.has_trained(attempt), attempt=attempt, message=reason)
 
 
 def handed_back(reason: str) -> Observation:
