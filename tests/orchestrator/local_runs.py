@@ -7,8 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -19,6 +18,7 @@ from orchestrator.backends.local import LocalBackend
 from orchestrator.plan import Plan, PlannedRun
 from orchestrator.processes import read_table, send
 from orchestrator.snapshot import Snapshot, take_snapshot
+from tests.waiting import eventually
 
 REPOSITORY = Path(__file__).parents[2]
 PREAMBLE = """
@@ -100,14 +100,6 @@ def single(home: Path, run_id: str, script: str, *, key: str | None = None, secr
 def sweep(home: Path, sweep_id: str, scripts: Sequence[str], *, max_parallel: int | None = None) -> Plan:
     runs = [planned(home, f"{sweep_id}-{index:03d}", text, index=index) for index, text in enumerate(scripts)]
     return plan_of(home, *runs, sweep=sweep_id, max_parallel=max_parallel)
-
-
-def eventually(condition: Callable[[], object], seconds: float = 20.0) -> None:
-    """Wait until something holds."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "did not happen in time"
-        time.sleep(0.02)
 
 
 def pid_of(run_dir: Path, attempt: int = 1) -> int:

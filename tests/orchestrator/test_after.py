@@ -16,7 +16,6 @@ from local_runs import (
     SUCCEED,
     WAIT_FOR_GO,
     backend_for,
-    eventually,
     single,
     sweep,
 )
@@ -35,6 +34,7 @@ from orchestrator.states import RunState
 from orchestrator.submit import SubmitResult, execute
 from orchestrator.waiting import wait
 from orchestrator.watch import cancel, refresh
+from tests.waiting import eventually
 
 FAIL = "exit 1\n"
 

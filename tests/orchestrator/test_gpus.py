@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,6 @@ from local_runs import (
     SUCCEED,
     WAIT_FOR_GO,
     backend_for,
-    eventually,
     pid_of,
     plan_of,
     planned,
@@ -29,6 +29,7 @@ from orchestrator.runs import RunStore
 from orchestrator.states import RunState
 from orchestrator.submit import execute
 from orchestrator.watch import refresh
+from tests.waiting import eventually
 
 INSTALLED = (("0", "GPU-a"), ("1", "GPU-b"))
 SITE = ("local", "default")
@@ -61,8 +62,10 @@ def let_go(store: RunStore, run_id: str) -> None:
 
 
 def environment_of(run_dir: Path) -> dict[str, str]:
-    words = Path(f"/proc/{pid_of(run_dir)}/environ").read_text().split("\0")
-    return dict(word.split("=", 1) for word in words if "=" in word)
+    environ = Path(f"/proc/{pid_of(run_dir)}/environ")
+    while not (words := environ.read_text()):  # for the moment in which one program becomes the next
+        time.sleep(0.01)
+    return dict(word.split("=", 1) for word in words.split("\0") if "=" in word)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from local_runs import SUCCEED, backend_for, eventually, plan_of, planned
+from local_runs import SUCCEED, backend_for, plan_of, planned
 
 from orchestrator.backends.base import Observation
 from orchestrator.backends.local import LocalBackend
@@ -22,6 +22,7 @@ from orchestrator.states import RunState
 from orchestrator.submit import execute
 from orchestrator.waiting import wait
 from orchestrator.watch import refresh
+from tests.waiting import eventually
 from trainer.run_dir import Phase, RunDir, Status
 
 RULE = StopRule("eval/return", at=(0.25, 0.5), keep=0.5)

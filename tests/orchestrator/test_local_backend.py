@@ -20,7 +20,6 @@ from local_runs import (
     HEARTBEAT,
     SUCCEED,
     WAIT_FOR_GO,
-    eventually,
     home_of_runs,
     pid_of,
     request,
@@ -32,6 +31,7 @@ from orchestrator.backends.local import NICE, Markers, outcome
 from orchestrator.errors import BackendError
 from orchestrator.processes import Process
 from orchestrator.states import FailureClass, RunState
+from tests.waiting import eventually
 from trainer.run_dir import Failure, RunDir
 
 FOREVER = "while :; do sleep 0.05; done\n"

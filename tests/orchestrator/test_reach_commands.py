@@ -7,7 +7,7 @@ import json
 import pytest
 
 from tests.orchestrator.command_line import Project
-from tests.orchestrator.local_runs import eventually
+from tests.waiting import eventually
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ from local_runs import (
     HEARTBEAT,
     SUCCEED,
     backend_for,
-    eventually,
     plan_of,
     planned,
     single,
@@ -33,6 +32,7 @@ from orchestrator.states import FailureClass, RunState
 from orchestrator.submit import execute
 from orchestrator.waiting import wait
 from orchestrator.watch import cancel, refresh, start_queued
+from tests.waiting import eventually
 from trainer.run_dir import RunDir
 
 FAIL = (

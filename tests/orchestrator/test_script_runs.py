@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import psutil
 import pytest
 
 from orchestrator.script import ScriptContext, render_script
+from tests.waiting import eventually
 from trainer.run_dir import FailureClass, RunDir
 
 FAKE = Path(__file__).parent / "fake_trainer.py"
@@ -78,13 +78,6 @@ def script(tmp_path: Path) -> Script:
         grace=2,
     )
     return Script(context, folder)
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)
 
 
 def is_alive(pid: int) -> bool:
@@ -228,7 +221,7 @@ def test_the_failure_of_an_earlier_attempt_is_removed_at_the_start(script):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
 def test_a_signal_reaches_the_trainer_as_term_and_its_checkpoint_is_waited_for(script, number):
     process = script.start("behaviour=stop when asked")
-    wait_until((script.folder / "seen.json").exists)
+    eventually((script.folder / "seen.json").exists)
     process.send_signal(number)
     output, _ = process.communicate(timeout=30)
     assert process.returncode == exit_code(script) == 75, output
@@ -237,7 +230,7 @@ def test_a_signal_reaches_the_trainer_as_term_and_its_checkpoint_is_waited_for(s
 
 def test_signals_that_come_again_and_again_do_not_lose_the_exit_code(script):
     process = script.start("behaviour=stop when asked")
-    wait_until((script.folder / "seen.json").exists)
+    eventually((script.folder / "seen.json").exists)
     while process.poll() is None:
         process.send_signal(signal.SIGTERM)
         time.sleep(0.001)
@@ -246,7 +239,7 @@ def test_signals_that_come_again_and_again_do_not_lose_the_exit_code(script):
 
 def test_a_trainer_that_does_not_stop_is_ended_by_force_with_all_that_it_started(script):
     process = script.start("behaviour=ignore")
-    wait_until((script.folder / "seen.json").exists)
+    eventually((script.folder / "seen.json").exists)
     start = time.monotonic()
     process.terminate()
     process.communicate(timeout=30)
@@ -260,7 +253,7 @@ def test_a_trainer_that_does_not_stop_is_ended_by_force_with_all_that_it_started
 
 def test_a_trainer_that_dies_of_the_request_to_stop_is_resumable(script):
     process = script.start("behaviour=sleep")
-    wait_until((script.folder / "seen.json").exists)
+    eventually((script.folder / "seen.json").exists)
     process.terminate()
     process.communicate(timeout=30)
     assert process.returncode == exit_code(script) == 75
@@ -273,7 +266,7 @@ def test_a_signal_reaches_a_trainer_that_runs_under_a_wrapper(script, tmp_path):
     wrapper.chmod(0o755)
     script.context = replace(script.context, python=(os.fspath(wrapper), "-p"))
     process = script.start("behaviour=stop when asked")
-    wait_until((script.folder / "seen.json").exists)
+    eventually((script.folder / "seen.json").exists)
     process.terminate()
     process.communicate(timeout=30)
     assert process.returncode == 75
@@ -285,7 +278,7 @@ def test_a_stop_during_set_up_is_resumable(script):
     package = Path(script.context.snapshot) / "slow.py"
     package.write_text("import pathlib, time; pathlib.Path('started').touch(); time.sleep(100)")
     process = script.start("behaviour=succeed")
-    wait_until((script.folder / "started").exists)
+    eventually((script.folder / "started").exists)
     process.terminate()
     output, _ = process.communicate(timeout=30)
     assert process.returncode == exit_code(script) == 75

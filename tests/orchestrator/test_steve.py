@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 from command_line import REPOSITORY
 from golden_files import assert_golden
-from local_runs import eventually
 from steve_project import FAKES, JOB, TOKEN, Steve, steve_project
 from test_plan import planned
 
@@ -26,6 +25,7 @@ from orchestrator.profile import Profile
 from orchestrator.spec import load_job
 from orchestrator.states import FailureClass, RunState
 from orchestrator.tables import plan_text
+from tests.waiting import eventually
 from trainer.run_dir import RunDir
 
 # The command lines of the document that the project starts from.

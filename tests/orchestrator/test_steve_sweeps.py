@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from local_runs import eventually
 from steve_project import FAKES, SWEEP, Steve, steve_project
 from test_plan import planned
 
@@ -20,6 +19,7 @@ from orchestrator.profile import Assumptions, Profile
 from orchestrator.snapshot import store_snapshot, take_snapshot
 from orchestrator.spec import load_job
 from orchestrator.submit import _put_in_place
+from tests.waiting import eventually
 from trainer.run_dir import RunDir
 
 
@@ -61,7 +61,7 @@ def test_runs_of_a_sweep_are_done_one_after_the_other_in_one_allocation_that_is_
 
 def test_what_waits_says_so_and_what_has_ended_makes_room_in_the_container(project):
     runs = project.submit("long/seed=1", sweep="{seed: [0, 1, 2]}")
-    eventually(lambda: has_pulled(project, runs[1]), 40)
+    eventually(lambda: has_pulled(project, runs[1]))
     assert states(project) == ["succeeded", "running", "queued"]
     [job] = project.jobs()
     assert project.status(runs[2])["message"] == f"waits for its turn in allocation {job.name}"
@@ -72,7 +72,7 @@ def test_what_waits_says_so_and_what_has_ended_makes_room_in_the_container(proje
 def test_a_look_at_all_runs_of_an_allocation_is_one_step(project):
     project.assume(pull="1h")
     project.submit("long", sweep="{seed: [0, 1, 2, 3]}")
-    eventually(lambda: states(project) == ["running", "queued", "queued", "queued"], 40)
+    eventually(lambda: states(project) == ["running", "queued", "queued", "queued"])
     before = len(project.calls("steve", "step"))
     project.run("runs")
     assert len(project.calls("steve", "step")) - before == 1
@@ -80,7 +80,7 @@ def test_a_look_at_all_runs_of_an_allocation_is_one_step(project):
 
 def test_a_cancelled_run_leaves_the_allocation_to_the_others(project):
     runs = project.submit("long/seed=0", sweep="{seed: [0, 1, 2, 3]}")
-    eventually(lambda: has_pulled(project, runs[0]), 40)
+    eventually(lambda: has_pulled(project, runs[0]))
     assert project.run("cancel", runs[2].root.name).stdout.split()[1] == "cancelled"
     assert project.status(runs[2])["message"] == "before it had begun"
     assert project.calls("scancel") == []
@@ -94,7 +94,7 @@ def test_a_cancelled_run_leaves_the_allocation_to_the_others(project):
 
 def test_a_run_that_does_not_stop_is_ended_and_nothing_else_in_the_allocation(project):
     runs = project.submit("deaf/seed=0", sweep="{seed: [0, 1]}")
-    eventually(lambda: has_pulled(project, runs[0]), 40)
+    eventually(lambda: has_pulled(project, runs[0]))
     project.run("cancel", runs[0].root.name, "--grace", "1s")
     assert "by force" in project.status(runs[0])["message"]
     wait(project, runs[1:])
@@ -135,7 +135,7 @@ def test_a_set_up_that_fails_is_the_failure_of_all_and_nothing_is_started(projec
 
 def test_a_lost_allocation_loses_what_ran_in_it_and_the_others_are_started_anew(project):
     runs = project.submit("long/seed=1", sweep="{seed: [0, 1, 2, 3]}")
-    eventually(lambda: has_pulled(project, runs[1]), 40)
+    eventually(lambda: has_pulled(project, runs[1]))
     [job] = project.jobs()
     subprocess.run([str(FAKES / "scancel"), job.name], env=project.variables(), check=True)
     wait(project, runs)
@@ -156,7 +156,7 @@ def test_what_has_succeeded_before_its_allocation_was_lost_has_succeeded_where_i
     project.assume(shared=tmp_path / "shared")
     runs = project.submit("long/seed=1", sweep="{seed: [0, 1]}")
     latest = RunDir(tmp_path / "shared" / runs[1].root.name).checkpoints / "latest"
-    eventually(latest.exists, 40)  # and nobody has looked
+    eventually(latest.exists)  # and nobody has looked
     [job] = project.jobs()
     subprocess.run([str(FAKES / "scancel"), job.name], env=project.variables(), check=True)
     wait(project, runs)

@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from golden_files import assert_golden
-from local_runs import eventually
 from steve_project import SWEEP
 from test_plan import planned
 
@@ -22,6 +21,7 @@ from orchestrator.backends.steve.turns import Turn, read_turn
 from orchestrator.hosts import Completed, LocalHost
 from orchestrator.spec import load_job
 from orchestrator.states import RunState
+from tests.waiting import eventually
 
 SCRIPT = """\
 echo "$LONGSHORE_ATTEMPT $*" >>"$0.calls"

@@ -17,7 +17,6 @@ from local_runs import (
     SUCCEED,
     WAIT_FOR_GO,
     backend_for,
-    eventually,
     python,
     single,
     starts,
@@ -31,6 +30,7 @@ from orchestrator.states import RunState, Verdict
 from orchestrator.submit import SubmitResult, execute
 from orchestrator.waiting import wait
 from orchestrator.watch import refresh
+from tests.waiting import eventually
 
 
 def submit(store: RunStore, plan: Plan, secrets: dict[str, str] | None = None, *, again: bool = False) -> SubmitResult:

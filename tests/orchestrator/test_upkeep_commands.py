@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 from command_line import Project
-from local_runs import eventually
 
 from orchestrator import notify
 from orchestrator.runs import Event
 from orchestrator.states import RunState
+from tests.waiting import eventually
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def test_watch_tells_each_change_until_it_is_interrupted(project: Project, tmp_p
     )
     try:
         run_id = submitted_behind_its_back(project)
-        eventually(lambda: told.exists() and f"{run_id} succeeded" in told.read_text(), 60)
+        eventually(lambda: told.exists() and f"{run_id} succeeded" in told.read_text())
     finally:
         watching.send_signal(signal.SIGINT)
         out, error = watching.communicate(timeout=30)

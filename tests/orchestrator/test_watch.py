@@ -21,7 +21,6 @@ from local_runs import (
     REPOSITORY,
     SUCCEED,
     backend_for,
-    eventually,
     pid_of,
     python,
     single,
@@ -39,6 +38,7 @@ from orchestrator.states import FailureClass, RunState
 from orchestrator.submit import execute
 from orchestrator.waiting import wait
 from orchestrator.watch import cancel, refresh
+from tests.waiting import eventually
 
 FOREVER = "while :; do sleep 0.05; done\n"
 ON_TERM = """trap 'echo 75 >"$LONGSHORE_RUN_DIR/attempts/1/exit_code"; exit 75' TERM\n"""

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from tests.orchestrator.command_line import Project
-from tests.orchestrator.local_runs import eventually
 from tests.services.slurm_cluster import SlurmCluster, missing
 from tests.services.sshd import Sshd
+from tests.waiting import eventually
 from trainer.run_dir import RunDir
 
 JOB = """\

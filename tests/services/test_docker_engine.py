@@ -14,9 +14,9 @@ from pathlib import Path
 import pexpect
 import pytest
 
-from tests.orchestrator.local_runs import eventually
 from tests.services.conftest import IMAGE, REPOSITORY
 from tests.services.sshd import Sshd, SshUser
+from tests.waiting import eventually
 from trainer.run_dir import RunDir
 
 pytestmark = [pytest.mark.services, pytest.mark.timeout(900)]

@@ -12,10 +12,10 @@ import pytest
 from orchestrator.backends.docker import DockerBackend, _start
 from orchestrator.docker.engine import connected
 from orchestrator.errors import BackendError
-from tests.orchestrator.local_runs import eventually
 from tests.services.docker_engine import Engine, running_engine
 from tests.services.sshd import CuttingProxy, Sshd, SshUser, make_key
 from tests.services.test_exec_docker import shell_image
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.services, pytest.mark.timeout(120)]
 

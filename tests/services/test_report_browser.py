@@ -16,8 +16,8 @@ from orchestrator.report.collect import collect
 from orchestrator.report.live import LiveServer
 from orchestrator.report.page import render
 from tests.orchestrator.command_line import REPOSITORY
-from tests.orchestrator.local_runs import eventually
 from tests.orchestrator.report_runs import START, make_runs, write_record
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.services, pytest.mark.timeout(300)]
 

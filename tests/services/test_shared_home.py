@@ -19,7 +19,8 @@ import pytest
 
 from orchestrator.registry import REGISTRY
 from tests.orchestrator.command_line import REPOSITORY, Project
-from tests.orchestrator.local_runs import eventually, home_of_runs
+from tests.orchestrator.local_runs import home_of_runs
+from tests.waiting import eventually
 from trainer.run_dir import RunDir
 
 pytestmark = [
@@ -136,7 +137,7 @@ def test_each_sees_the_others_run_but_does_not_start_cancel_resume_or_remove_it(
     alice, bob = people
     alice.job("hang", more=SWEEP.replace("max_parallel: 2", "max_parallel: 1"))
     ids = alice.run("submit", "tiny.yaml").stdout.split()
-    eventually(lambda: "step 1" in bob.run("logs", ids[0]).stdout, 60)
+    eventually(lambda: "step 1" in bob.run("logs", ids[0]).stdout)
     assert json.loads(bob.run("status", ids[0], "--json").stdout)["owner"] == str(ALICE)
     done = bob.run("cancel", ids[0], check=2)
     assert done.stderr == f"error: {ids[0]} is {ALICE}'s, who alone can cancel it\n"
@@ -156,7 +157,7 @@ def test_a_run_that_proc_hides_from_the_other_goes_on(people):
     alice, bob = people
     alice.job("hang")
     [run_id] = alice.run("submit", "tiny.yaml").stdout.split()
-    eventually(RunDir(alice.home / run_id).status.exists, 60)
+    eventually(RunDir(alice.home / run_id).status.exists)
     hiding = ["unshare", "--mount", "sh", "-c", 'mount -t proc -o hidepid=2 proc /proc && exec "$@"', "sh"]
     words = [*hiding, *bob.command("runs", "--json")]
     done = subprocess.run(words, cwd=bob.folder, env=bob.variables(), capture_output=True, text=True, check=True)
@@ -169,10 +170,10 @@ def test_while_one_waits_the_other_ones_runs_are_started_all_the_same(people):
     [first] = alice.run("submit", "tiny.yaml").stdout.split()
     waiting = alice.start("wait", first)
     try:
-        eventually((alice.home / f".keeper-{ALICE}").exists, 60)
+        eventually((alice.home / f".keeper-{ALICE}").exists)
         bob.job(name="bobs", more=SWEEP.replace("max_parallel: 2", "max_parallel: 1"))
         ids = bob.run("submit", "bobs.yaml").stdout.split()
-        eventually(lambda: {r["state"] for r in bob.runs() if r["run_id"] in ids} == {"succeeded"}, 60)
+        eventually(lambda: {r["state"] for r in bob.runs() if r["run_id"] in ids} == {"succeeded"})
     finally:
         waiting.kill()
         waiting.communicate()

@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-from tests.orchestrator.local_runs import eventually
 from tests.services.slurm_project import FOREVER, PROFILES, SlurmProject, end, login_node, started
+from tests.waiting import eventually
 from trainer.run_dir import RunDir
 
 pytestmark = [pytest.mark.services, pytest.mark.timeout(300)]
@@ -45,8 +45,8 @@ def project(tmp_path_factory, cluster):
 def nothing_is_left_running(cluster):
     yield
     cluster.run("scancel", "--user=root")
-    eventually(lambda: cluster.run("squeue", "-h") == "", 40)
-    eventually(lambda: cluster.run("sinfo", "-h", "-p", "normal", "-o", "%D %t") == "2 idle\n", 40)
+    eventually(lambda: cluster.run("squeue", "-h") == "")
+    eventually(lambda: cluster.run("sinfo", "-h", "-p", "normal", "-o", "%D %t") == "2 idle\n")
 
 
 def occupied(cluster):
@@ -60,7 +60,7 @@ def test_a_job_waits_is_started_trains_and_succeeds_and_everything_of_it_comes_h
     found = project.status(run)
     assert found["state"] == "queued"
     assert "waits in Slurm's queue" in found["message"]
-    eventually(lambda: ", 1 of 1 in normal" in project.status(run)["message"], 40)
+    eventually(lambda: ", 1 of 1 in normal" in project.status(run)["message"])
     job = found["handle"]
     described = cluster.run("scontrol", "show", "job", job, "-dd")
     assert "JobName=" + run.root.name in described

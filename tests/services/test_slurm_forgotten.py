@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from tests.orchestrator.local_runs import eventually
 from tests.services.slurm_project import SlurmProject, end, started
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.services, pytest.mark.timeout(300)]
 

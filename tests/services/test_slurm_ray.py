@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from tests.orchestrator.command_line import REPOSITORY
-from tests.orchestrator.local_runs import eventually
 from tests.services.slurm_project import FOREVER, SlurmProject
+from tests.waiting import eventually
 from trainer.run_dir import RunDir
 
 pytestmark = [
@@ -99,8 +99,8 @@ def test_a_run_outlives_its_nodes_and_is_requeued_with_a_cluster_of_its_own(proj
     project.trains(run)
     [raylet] = [pid for pid, name in processes_of(run, 1).items() if name == "raylet"]
     os.kill(raylet, signal.SIGKILL)
-    eventually(lambda: "is lost and replaced" in project.log(run), 60)
-    eventually(lambda: ", again" in (run.attempt(1) / "task-1.txt").read_text(), 60)
+    eventually(lambda: "is lost and replaced" in project.log(run))
+    eventually(lambda: ", again" in (run.attempt(1) / "task-1.txt").read_text())
     goes_on(project, run)
     cluster.run("scontrol", "requeue", project.status(run)["handle"])
     project.trains(run, attempt=2)
@@ -108,7 +108,7 @@ def test_a_run_outlives_its_nodes_and_is_requeued_with_a_cluster_of_its_own(proj
     assert "resuming from step" in project.log(run, 2)
     cluster.kill_node("gpu2")
     try:
-        eventually(lambda: not processes_of(run, 1), 20)
+        eventually(lambda: not processes_of(run, 1))
         eventually(lambda: "is lost and replaced" in project.log(run, 2), 90)
         goes_on(project, run)
         assert cluster.run("squeue", "-h", "-o", "%T").strip() == "RUNNING"

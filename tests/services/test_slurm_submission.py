@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
-from tests.orchestrator.local_runs import eventually
 from tests.services.slurm_project import SlurmProject, login_node
 from tests.services.sshd import CuttingProxy
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.services, pytest.mark.timeout(300)]
 

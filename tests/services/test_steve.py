@@ -8,9 +8,9 @@ import sys
 
 import pytest
 
-from tests.orchestrator.local_runs import eventually
 from tests.services.slurm_project import FOREVER
 from tests.services.steve_site import SECRET, allocations, behave, refused_step, steve_site
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.services, pytest.mark.timeout(300)]
 # The image's Python: what it has need not be installed, and what it trains is the real trainer.
@@ -44,8 +44,8 @@ def nothing_is_left_running(cluster, steve):
     behave(steve)
     yield
     cluster.run("scancel", "--user=root")
-    eventually(lambda: cluster.run("squeue", "-h") == "", 40)
-    eventually(lambda: cluster.run("sinfo", "-h", "-p", "normal", "-o", "%D %t") == "2 idle\n", 40)
+    eventually(lambda: cluster.run("squeue", "-h") == "")
+    eventually(lambda: cluster.run("sinfo", "-h", "-p", "normal", "-o", "%D %t") == "2 idle\n")
 
 
 def occupied(cluster):
@@ -126,7 +126,7 @@ def test_a_node_that_dies_is_a_node_failure_and_the_run_goes_on_elsewhere(projec
     run = project.submit(project.write("lost", profile=profile, steps=FOREVER, retries=1))
     project.trains(run)
     if profile == "far":
-        eventually(lambda: project.status(run) and (run.checkpoints / "latest").exists(), 60)
+        eventually(lambda: project.status(run) and (run.checkpoints / "latest").exists())
     node = cluster.run("squeue", "-h", "-o", "%N", "-j", project.status(run)["handle"].partition(":")[0]).strip()
     cluster.kill_node(node)
     try:
@@ -141,7 +141,7 @@ def test_a_node_that_dies_is_a_node_failure_and_the_run_goes_on_elsewhere(projec
 def test_a_higher_partition_takes_the_nodes_and_the_run_is_preempted_and_goes_on(project, cluster):
     run = project.submit(project.write("preempted", steps=FOREVER, retries=1))
     project.trains(run)
-    eventually(lambda: project.status(run) and (run.checkpoints / "latest").exists(), 60)
+    eventually(lambda: project.status(run) and (run.checkpoints / "latest").exists())
     wrap = "--wrap=sleep 5"
     cluster.run("sbatch", "--partition=high", "-N2", "--gres=gpu:8", "--exclusive", "-o/dev/null", wrap)
     project.trains(run, attempt=2, seconds=120)
@@ -162,7 +162,7 @@ def test_two_allocations_share_a_sweep_and_a_node_that_dies_costs_what_ran_on_it
     node = cluster.run("squeue", "-h", "-o", "%N", "-j", job).strip()
     cluster.kill_node(node)
     try:
-        eventually(lambda: project.status(runs[2])["attempt"] == 2, 60)
+        eventually(lambda: project.status(runs[2])["attempt"] == 2)
         assert project.status(runs[1])["attempt"] == 1
         assert [one["failure_class"] for one in project.status(runs[0])["attempts"]] == ["node-failure"]
         assert "had not begun" in project.status(runs[2])["attempts"][0]["message"]

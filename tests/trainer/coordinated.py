@@ -9,7 +9,8 @@ import sys
 import textwrap
 from pathlib import Path
 
-from tests.trainer.processes import PATIENCE, wait_until
+from tests.trainer.processes import PATIENCE
+from tests.waiting import eventually
 from trainer.run_dir import Failure, RunDir
 
 ROOT = Path(__file__).parents[2]
@@ -78,7 +79,7 @@ class Coordinator:
     def ready(self, name: str = "trainer") -> int:
         """Wait until the role works; its process id."""
         file = self.run_dir.root / f"ready-{name}"
-        wait_until(lambda: self.process.poll() is not None or (file.exists() and file.read_text() != ""))
+        eventually(lambda: self.process.poll() is not None or (file.exists() and file.read_text() != ""))
         return int(file.read_text())
 
     def signal(self, number: int) -> None:

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from tests.trainer.conftest import named_memory
-from tests.trainer.processes import PATIENCE, gone, wait_until
+from tests.trainer.processes import PATIENCE, gone
+from tests.waiting import eventually
 from trainer.checkpoint import load_latest
 from trainer.run_dir import FailureClass, Phase, RunDir
 
@@ -48,7 +49,7 @@ class Run:
             status = self.run_dir.read_status()
             return status is not None and status.attempt >= attempt and status.optim_step >= step
 
-        wait_until(reached)
+        eventually(reached)
 
     def role(self, name: str) -> int:
         """Process id of a role of the coordinator."""
@@ -122,7 +123,7 @@ def test_a_run_that_is_stopped_saves_all_and_goes_on_to_success(run: Run):
 def test_a_killed_role_ends_the_run_within_seconds(run: Run, victim: str):
     run.start(ENDLESS, "checkpoint.interval=1")
     run.train_until(20)
-    wait_until(lambda: (run.run_dir.checkpoints / "latest").exists())
+    eventually(lambda: (run.run_dir.checkpoints / "latest").exists())
     pids = {name: run.role(name) for name in ("simulator", "learner")}
     os.kill(pids[victim], signal.SIGKILL)
     killed = time.monotonic()

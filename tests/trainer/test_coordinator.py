@@ -10,7 +10,8 @@ import sys
 import pytest
 
 from tests.trainer.coordinated import HANGING, ROOT, Coordinator
-from tests.trainer.processes import gone, wait_until
+from tests.trainer.processes import gone
+from tests.waiting import eventually
 from trainer.run_dir import Failure, FailureClass, Phase, RunDir
 
 
@@ -102,7 +103,7 @@ def test_a_killed_coordinator_takes_the_role_with_it(coordinator):
     coordinator.start(HANGING)
     role = coordinator.ready()
     coordinator.signal(signal.SIGKILL)
-    wait_until(lambda: gone(role))
+    eventually(lambda: gone(role))
 
 
 def test_what_a_role_leaves_in_its_process_group_is_ended_with_it(coordinator):
@@ -115,7 +116,7 @@ def test_what_a_role_leaves_in_its_process_group_is_ended_with_it(coordinator):
     """)
     assert coordinator.wait() == 0
     helper = int((coordinator.run_dir.root / "helper").read_text())
-    wait_until(lambda: gone(helper))
+    eventually(lambda: gone(helper))
 
 
 def test_a_role_that_hangs_after_it_was_done_is_a_success(coordinator):

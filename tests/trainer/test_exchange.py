@@ -8,7 +8,6 @@ import signal
 import socket
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Client, Connection
 from multiprocessing.process import BaseProcess
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor
 
 from tests.trainer.conftest import named_memory
+from tests.waiting import eventually
 from trainer.errors import PeerLost
 from trainer.exchange.blocks import Layout
 from trainer.exchange.channel import Channel
@@ -98,10 +98,17 @@ def test_whoever_does_not_know_the_key_is_left_out():
     met: list[Connection] = []
     thread = threading.Thread(target=lambda: met.append(rendezvous.listen(nothing)), daemon=True)
     thread.start()
-    while not Path(rendezvous.address).exists():
-        time.sleep(0.01)
-    with pytest.raises(multiprocessing.AuthenticationError):
-        Client(rendezvous.address, "AF_UNIX", authkey=b"guessed")
+
+    def is_refused() -> bool:
+        try:
+            Client(rendezvous.address, "AF_UNIX", authkey=b"guessed").close()
+        except multiprocessing.AuthenticationError:
+            return True
+        except OSError:  # nobody listens yet
+            return False
+        raise AssertionError("whoever guesses is let in")
+
+    eventually(is_refused)
     assert not met
     connection = rendezvous.connect(nothing)
     thread.join()

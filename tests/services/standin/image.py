@@ -113,7 +113,7 @@ def add_distribution(site: Path, name: str, version: str, entry_points: str = ""
 
 def _left_out(folder: str, names: list[str]) -> set[str]:
     """What the image is to be without: besides the above, parts of the CUDA libraries that nothing loads on a CPU."""
-    gone = {name for name in names if name == "__pycache__" or name.startswith("libcudnn_")}
+    gone = {name for name in names if name.startswith("libcudnn_")}
     if Path(folder) == PACKAGES:
         gone |= {name for name in names if name.partition("-")[0].lower() in LEFT_OUT}
     elif folder.startswith(str(PACKAGES / "nvidia")):
