@@ -66,7 +66,7 @@ def steve_site(folder: Path, cluster: SlurmCluster, steve: Path, assume: Mapping
     sshd.start()
     home = {"HOME": str(sshd.folder / "home"), "MY_SECRET": SECRET, "PATH": "/nowhere"}
     project = SteveProject(folder / "laptop", home)
-    assume = {"staging": str(steve / "staging"), "pull": "2s", "lost": "5s", **assume}
+    assume = {"staging": str(steve / "staging"), "pull": "10s", "lost": "5s", **assume}
     far = {"host": sshd.target, "key": str(sshd.key), "steve": {"assume": assume, "commands": {"state": STATE}}}
     profiles = {
         "far": far,
