@@ -1,12 +1,15 @@
-"""Waiting for what other processes do, on a machine that may be busy."""
+"""Waiting for what other processes do, on a machine that may be busy, and whether they are gone."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
+
+PATIENCE = 60.0  # seconds that a loaded machine may take for what takes none
 
 
-def eventually(condition: Callable[[], object], seconds: float = 60.0) -> None:
+def eventually(condition: Callable[[], object], seconds: float = PATIENCE) -> None:
     """Wait until something holds. What is waited for needs the cores too: looking takes a third of one at most."""
     deadline = time.monotonic() + seconds
     while True:
@@ -16,3 +19,11 @@ def eventually(condition: Callable[[], object], seconds: float = 60.0) -> None:
         ended = time.monotonic()
         assert ended < deadline, "did not happen in time"
         time.sleep(max(0.02, 2 * (ended - began)))
+
+
+def gone(pid: int) -> bool:
+    """Ended, or waiting for whoever is its parent now to collect it."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True

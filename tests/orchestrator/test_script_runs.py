@@ -12,11 +12,10 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import psutil
 import pytest
 
 from orchestrator.script import ScriptContext, render_script
-from tests.waiting import eventually
+from tests.waiting import eventually, gone
 from trainer.run_dir import FailureClass, RunDir
 
 FAKE = Path(__file__).parent / "fake_trainer.py"
@@ -78,14 +77,6 @@ def script(tmp_path: Path) -> Script:
         grace=2,
     )
     return Script(context, folder)
-
-
-def is_alive(pid: int) -> bool:
-    """Zombies are not: whoever adopts an orphan may be slow to collect it."""
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def exit_code(script: Script, attempt: int = 1) -> int:
@@ -248,7 +239,7 @@ def test_a_trainer_that_does_not_stop_is_ended_by_force_with_all_that_it_started
     assert time.monotonic() - start > 1
     assert failure is not None
     assert "did not stop within 2 seconds of SIGTERM" in failure.message
-    assert not is_alive(script.seen["pid"])
+    assert gone(script.seen["pid"])
 
 
 def test_a_trainer_that_dies_of_the_request_to_stop_is_resumable(script):
@@ -327,7 +318,7 @@ def test_a_python_that_does_not_exist_fails_the_set_up_with_command_and_line(scr
 
 def test_what_an_attempt_leaves_running_is_ended_when_it_ends(script):
     script.run("behaviour=leave an orphan")
-    assert not is_alive(script.seen["orphan"])
+    assert gone(script.seen["orphan"])
 
 
 def test_a_start_ends_what_an_earlier_attempt_of_this_run_left_and_nothing_else(script):

@@ -108,7 +108,7 @@ def test_a_run_outlives_its_nodes_and_is_requeued_with_a_cluster_of_its_own(proj
     assert "resuming from step" in project.log(run, 2)
     cluster.kill_node("gpu2")
     try:
-        eventually(lambda: not processes_of(run, 1))
+        eventually(lambda: not processes_of(run, 1), 20)
         eventually(lambda: "is lost and replaced" in project.log(run, 2), 90)
         goes_on(project, run)
         assert cluster.run("squeue", "-h", "-o", "%T").strip() == "RUNNING"

@@ -9,8 +9,7 @@ import sys
 import textwrap
 from pathlib import Path
 
-from tests.trainer.processes import PATIENCE
-from tests.waiting import eventually
+from tests.waiting import PATIENCE, eventually
 from trainer.run_dir import Failure, RunDir
 
 ROOT = Path(__file__).parents[2]

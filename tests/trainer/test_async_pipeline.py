@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.trainer.processes import PATIENCE
+from tests.waiting import PATIENCE
 from trainer.checkpoint import load, load_latest
 from trainer.config import compose
 from trainer.errors import NotFinite, PeerLost, Stopped

@@ -14,8 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.trainer.conftest import named_memory
-from tests.trainer.processes import PATIENCE, gone
-from tests.waiting import eventually
+from tests.waiting import PATIENCE, eventually, gone
 from trainer.checkpoint import load_latest
 from trainer.run_dir import FailureClass, Phase, RunDir
 

@@ -10,8 +10,7 @@ import sys
 import pytest
 
 from tests.trainer.coordinated import HANGING, ROOT, Coordinator
-from tests.trainer.processes import gone
-from tests.waiting import eventually
+from tests.waiting import eventually, gone
 from trainer.run_dir import Failure, FailureClass, Phase, RunDir
 
 

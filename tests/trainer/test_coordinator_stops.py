@@ -9,7 +9,7 @@ import time
 import pytest
 
 from tests.trainer.coordinated import STOPPABLE
-from tests.trainer.processes import PATIENCE, gone
+from tests.waiting import PATIENCE, gone
 from trainer.coordinator import Limits, Requests
 from trainer.run_dir import FailureClass
 

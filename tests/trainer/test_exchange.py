@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from tests.trainer.conftest import named_memory
-from tests.waiting import eventually
+from tests.waiting import PATIENCE, eventually
 from trainer.errors import PeerLost
 from trainer.exchange.blocks import Layout
 from trainer.exchange.channel import Channel
@@ -28,7 +28,6 @@ from trainer.exchange.slots import Accepted, Filled, Freed, Slots
 from trainer.exchange.weights import WeightReader, WeightWriter
 
 CPU = torch.device("cpu")
-PATIENCE = 60.0  # seconds that a loaded machine may take for what takes none
 FORK = multiprocessing.get_context("fork")
 
 

@@ -211,7 +211,7 @@ def test_checkpoints_are_sent_when_they_are_saved_and_kept_as_on_the_disk(run_di
     )
     for step, aliases in ((1, {"best", "latest"}), (2, {"best", "latest"}), (3, {"latest"}), (4, {"latest"})):
         assert process.stdout.readline() == f"{step}\n"
-        eventually(lambda: len(files_of_newest(server)) == 2 and len(server.artifacts.versions) == step)  # noqa: B023
+        eventually(lambda: len(files_of_newest(server)) == 2 and len(server.artifacts.versions) == step, 30)  # noqa: B023
         assert set(files_of_newest(server)) == {"learner.pt", "manifest.json"}
         version = server.artifacts.versions[-1]
         assert (version.metadata["step"], version.given) == (step, aliases)
