@@ -66,7 +66,8 @@ def steve_site(folder: Path, cluster: SlurmCluster, steve: Path, assume: Mapping
     sshd.start()
     home = {"HOME": str(sshd.folder / "home"), "MY_SECRET": SECRET, "PATH": "/nowhere"}
     project = SteveProject(folder / "laptop", home)
-    assume = {"staging": str(steve / "staging"), "pull": "10s", "lost": "5s", **assume}
+    # What an allocation died of is the cluster's to say, which takes as long as its processes take to end (KillWait).
+    assume = {"staging": str(steve / "staging"), "pull": "10s", "lost": "1m", **assume}
     far = {"host": sshd.target, "key": str(sshd.key), "steve": {"assume": assume, "commands": {"state": STATE}}}
     profiles = {
         "far": far,
