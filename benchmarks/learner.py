@@ -157,6 +157,8 @@ def kernel_times(learner: Learner) -> dict[str, float]:
 def _kind(name: str, microseconds: float) -> str:
     if microseconds < SMALL:
         return f"kernels under {SMALL} µs"
+    if "linear_elu" in name:
+        return "matrix products with ELU"
     if "nvjet" in name or "gemm" in name or "cublas" in name:
         return "matrix products"
     return "compiled kernels" if name.startswith("triton") else "PyTorch's own kernels"

@@ -31,10 +31,13 @@ class Machine:
 
     @classmethod
     def here(cls) -> Machine:
-        """This machine. GPUs are looked for where the benchmark has imported torch, and nowhere else."""
-        torch = sys.modules.get("torch")
-        devices = range(torch.cuda.device_count()) if torch else ()
-        return cls(os.cpu_count(), _cpu(), _system(), tuple(torch.cuda.get_device_name(index) for index in devices))
+        """This machine. GPUs are looked for where the benchmark has imported torch or jax, and nowhere else."""
+        gpus: tuple[str, ...] = ()
+        if torch := sys.modules.get("torch"):
+            gpus = tuple(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
+        elif jax := sys.modules.get("jax"):
+            gpus = tuple(device.device_kind for device in jax.devices() if device.platform == "gpu")
+        return cls(os.cpu_count(), _cpu(), _system(), gpus)
 
     @property
     def label(self) -> str:

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainer.world_model.layers import MLP, Linear, elu, elu_slope
+from trainer.world_model.elu import elu_slope, linear_elu, linear_elu_backward
+from trainer.world_model.layers import MLP, computed_in, parameters_of
 
 
 def two_routes(network: MLP, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -26,15 +27,13 @@ def two_routes(network: MLP, x: Tensor) -> tuple[Tensor, Tensor]:
         Outputs `[...]`, float32, whose gradient goes to `x` alone, and the same whose gradient goes to the network's
         weights alone.
     """
-    *hidden, last = (layer for layer in network.modules() if isinstance(layer, Linear))
-    dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
-    parameters = []
-    for linear in hidden:
-        assert linear.bias is not None
-        parameters += [linear.weight.to(dtype), linear.bias.to(dtype)]
+    *hidden, last = network.linears
+    dtype = computed_in(x)
     assert last.bias is not None
     rows = hidden[0].pad(x).to(dtype).flatten(0, -2)
-    routes = _TwoRoutes.apply(rows, *parameters, last.weight[0], last.bias[0])  # the other outputs are padding
+    routes = _TwoRoutes.apply(
+        rows, *parameters_of(hidden, dtype), last.weight[0], last.bias[0]
+    )  # the other outputs are padding
     first, second = (output.unflatten(0, x.shape[:-1]) for output in routes)
     return first, second
 
@@ -48,7 +47,7 @@ class _TwoRoutes(torch.autograd.Function):
         weights, biases = hidden[::2], hidden[1::2]
         inputs = [rows]  # of each layer
         for weight, bias in zip(weights, biases, strict=True):
-            inputs.append(elu(torch.addmm(bias, inputs[-1], weight.T)))
+            inputs.append(linear_elu(inputs[-1], weight, bias))
         output = (inputs[-1].float() * last).sum(-1) + last_bias
         ctx.save_for_backward(*inputs, *weights, last)
         return output, output.clone()
@@ -57,13 +56,12 @@ class _TwoRoutes(torch.autograd.Function):
     def backward(ctx: Any, to_rows: Tensor, to_weights: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
         *saved, last = ctx.saved_tensors
         inputs, weights = saved[: len(saved) // 2 + 1], saved[len(saved) // 2 + 1 :]
-        dtype, scale = inputs[0].dtype, to_weights.unsqueeze(-1)
-        gradients: list[Tensor] = [(scale * inputs[-1]).sum(0), to_weights.sum()]
+        dtype, row = inputs[0].dtype, to_weights.unsqueeze(-1)
+        gradients: list[Tensor] = [(row * inputs[-1]).sum(0), to_weights.sum()]
         slope = last * elu_slope(inputs[-1].float())  # of the output over what went into each layer's ELU, `[N, o]`
+        slope, gradient = slope.to(dtype), (row * slope).to(dtype)
         for layer in reversed(range(len(weights))):
-            gradient = (scale * slope).to(dtype)
             gradients = [gradient.T @ inputs[layer], gradient.sum(0), *gradients]
-            slope = (slope.to(dtype) @ weights[layer]).float()
             if layer:
-                slope = slope * elu_slope(inputs[layer].float())
-        return (to_rows.unsqueeze(-1) * slope).to(dtype), *gradients
+                slope, gradient = linear_elu_backward(slope, weights[layer], inputs[layer], to_weights)
+        return (to_rows.unsqueeze(-1) * (slope @ weights[0])).to(dtype), *gradients
