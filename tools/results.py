@@ -57,19 +57,21 @@ def _suite(results: Mapping[str, Result], published: Result) -> str:
         return NOTHING
     parts = [f"Published: {published['source']}.\n"]
     for name in names:
-        result = results[name]
+        result, code = results[name], results.get(upstream(name))
         curves = _curves(result)
         rows: list[Row] = []
         for theirs in published["figures"]:
             at = theirs["frames"]
             if theirs["task"] == result["settings"]["task"]:
-                means = returns_between(curves, at - WINDOW, at + WINDOW)
-                ours = f"{statistics.mean(means):.0f}" if len(means) == len(curves) else ""
-                rows.append((f"{at:,}", ours, _listed(means), f"{theirs['return']}", _listed(theirs["seeds"])))
+                here = [*_around(curves, at), *(_around(_curves(code), at) if code else ())]
+                rows.append((f"{at:,}", *here, f"{theirs['return']}", _listed(theirs["seeds"])))
         last = [curve.trained_return for curve in curves]
-        header = ("frames", "mean of the seeds", "each seed", "published", "each seed of theirs")
-        text = f"{origin(name, result)}\n\n{table(header, rows)}\n"
+        header = ["frames", "mean of the seeds", "each seed"]
+        header += ["their code here", "each seed of it"] if code else []
+        text = f"{origin(name, result)}\n\n{table([*header, 'published', 'each seed of theirs'], rows)}\n"
         parts += [f"`{result['settings']['task']}`, {text}"]
+        if code:
+            parts.append(f"Their code, at {code['settings']['code']}: {origin(upstream(name), code)[:-1]}.\n")
         if None in last:
             parts.append("The budget of frames was not reached by every seed.\n")
         else:
@@ -77,6 +79,12 @@ def _suite(results: Mapping[str, Result], published: Result) -> str:
             parts.append(f"Without noise after {curves[0].trained_frames or curves[0].frames[-1]:,} frames: {ended}.\n")
         parts += [f"![{result['settings']['task']}]({picture(name)})\n"]
     return "\n".join(parts)
+
+
+def _around(curves: Sequence[Curve], frames: int) -> tuple[str, str]:
+    """Mean of the seeds around so many frames, where all came so far, and each seed."""
+    means = returns_between(curves, frames - WINDOW, frames + WINDOW)
+    return f"{statistics.mean(means):.0f}" if len(means) == len(curves) else "", _listed(means)
 
 
 def _listed(returns: Sequence[float]) -> str:
@@ -131,7 +139,14 @@ def reached(curve: Curve, goal: float) -> tuple[int, float] | None:
 
 def method(name: str) -> str:
     """Who learnt in a result file."""
+    if name.startswith("learning-upstream-"):
+        return "danijar/dreamerv3"
     return "PPO" if name.startswith("learning-ppo-") else "DreamerV3"
+
+
+def upstream(name: str) -> str:
+    """What the result of danijar/dreamerv3 on the same task and GPU is called."""
+    return name.replace("learning-", "learning-upstream-", 1)
 
 
 def picture(name: str) -> str:
@@ -141,7 +156,8 @@ def picture(name: str) -> str:
 
 def pictures(results: Mapping[str, Result]) -> dict[str, list[str]]:
     """Files of curves -> names of the results that they show."""
-    wanted = {picture(name): [name] for name in results if name.startswith("learning-dmc-")}
+    suite = [name for name in results if name.startswith("learning-dmc-")]
+    wanted = {picture(name): [found for found in (name, upstream(name)) if found in results] for name in suite}
     for task in GOALS:
         found = [name for name in results if results[name]["settings"]["task"] == task]
         if found:

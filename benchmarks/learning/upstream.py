@@ -1,6 +1,6 @@
 """Learning curves of danijar/dreamerv3's own agent by the paper's protocol: what our trainer is held against.
 
-    python benchmarks/learning/upstream.py walker_walk --source ../dreamerv3 --seed 0 --budget 1500
+    python benchmarks/learning/upstream.py walker_walk --source ../dreamerv3 --seeds 0 1 --budget 1500
 
 SOURCE is a clone of https://github.com/danijar/dreamerv3 at f8817c4, with jax and its other requirements installed.
 Agent, losses, optimiser and replay are that code's; the loop around them is this file's, since the clone's own spreads
@@ -27,7 +27,14 @@ import numpy as np
 from dm_control import suite
 
 from benchmarks.learning.curves import Curve
-from benchmarks.learning.experiments import BATCH, DMC_ENVIRONMENTS, DMC_FRAMES, PAPER
+from benchmarks.learning.experiments import (
+    BATCH,
+    DMC_ENVIRONMENTS,
+    DMC_FRAMES,
+    DMC_RATIO,
+    DMC_REPEAT,
+    DMC_STEPS,
+)
 from benchmarks.results import result_path, write_result
 
 PACKAGES = ("jax", "dm_control", "mujoco")
@@ -53,7 +60,7 @@ class Environment:
         if reset:
             moment = self._raw.reset()
         else:
-            for _ in range(PAPER.repeat):
+            for _ in range(DMC_REPEAT):
                 moment = self._raw.step(np.clip(action, -1, 1).astype(np.float64))
                 reward += moment.reward
                 if moment.last():
@@ -188,7 +195,7 @@ class Upstream:
         return np.random.default_rng([self._seed, counter]).integers(0, np.iinfo(np.uint32).max, 2, np.uint32)
 
 
-def train(upstream: Upstream, frames: int, budget: float, seed: int, write: Callable[[Curve], None]) -> None:
+def train(upstream: Upstream, frames: int, budget: float, seed: int, write: Callable[[Curve], None]) -> Curve:
     """Train until so many frames of the suite's own were collected or the budget, in seconds, is spent."""
     started, ended = time.monotonic(), []
     points: list[tuple[int, float, float, int]] = []
@@ -197,18 +204,20 @@ def train(upstream: Upstream, frames: int, budget: float, seed: int, write: Call
         at, seconds, returns, episodes = zip(*points, strict=True) if points else ((), (), (), ())
         return Curve(seed, at, seconds, returns, upstream.steps, finished, episodes=episodes)
 
-    while upstream.rows * PAPER.repeat < frames and time.monotonic() - started < budget:
+    while upstream.rows * DMC_REPEAT < frames and time.monotonic() - started < budget:
         ended += upstream.collect()
         if upstream.rows <= BATCH:
             continue
-        for _ in range(PAPER.steps):
+        for _ in range(DMC_STEPS):
             upstream.learn()
         if upstream.steps % WRITE_STEPS == 0 and ended:
             seconds = round(time.monotonic() - started, 2)
-            points.append((upstream.rows * PAPER.repeat, seconds, round(float(np.mean(ended)), 3), len(ended)))
+            points.append((upstream.rows * DMC_REPEAT, seconds, round(float(np.mean(ended)), 3), len(ended)))
             ended = []
             write(curve(finished=False))
-    write(curve(finished=upstream.rows * PAPER.repeat >= frames))
+    last = curve(finished=upstream.rows * DMC_REPEAT >= frames)
+    write(last)
+    return last
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -216,9 +225,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("task", help="of the suite, as walker_walk")
     parser.add_argument("--source", type=Path, required=True, help="clone of danijar/dreamerv3")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="one after the other")
     parser.add_argument("--frames", type=int, default=DMC_FRAMES)
-    parser.add_argument("--budget", type=float, default=480.0, help="seconds")
+    parser.add_argument("--budget", type=float, default=480.0, help="seconds for each")
     parser.add_argument("--sizes", type=int, nargs=3, default=(256, 2048, 16), help="units, deter, classes")
     parser.add_argument("--out", type=Path, help="file of the result")
     options = parser.parse_args(arguments)
@@ -226,16 +235,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from embodied.jax import nets
 
     nets.COMPUTE_DTYPE = jnp.bfloat16
-    settings = {"task": options.task, "action_repeat": PAPER.repeat, "train_ratio": PAPER.ratio, "code": "f8817c4"}
+    settings = {"task": options.task, "action_repeat": DMC_REPEAT, "train_ratio": DMC_RATIO, "code": "f8817c4"}
     path = options.out or result_path(f"learning-upstream-dmc-{options.task.replace('_', '-')}")
-    upstream = Upstream(options.task, options.seed, agent_config(options.seed, *options.sizes))
-    train(
-        upstream,
-        options.frames,
-        options.budget,
-        options.seed,
-        lambda curve: write_result(path, [curve], PACKAGES, settings),
-    )
+    done: list[Curve] = []
+    for seed in options.seeds:
+        upstream = Upstream(options.task, seed, agent_config(seed, *options.sizes))
+
+        def write(curve: Curve) -> None:
+            write_result(path, [*done, curve], PACKAGES, settings)
+
+        done.append(train(upstream, options.frames, options.budget, seed, write))
 
 
 if __name__ == "__main__":

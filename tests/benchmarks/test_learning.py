@@ -53,11 +53,10 @@ def test_experiments_collect_what_they_say(name: str):
     assert config["replay_buffer"]["buffer_size"] >= collected
 
 
-@pytest.mark.parametrize(("name", "ratio"), [("dmc-walker-walk", 512), ("dmc-walker-walk-1m", 1024)])
-def test_the_published_train_ratio_is_kept(name: str, ratio: int):
-    config = compose([*EXPERIMENTS[name].overrides])
+def test_the_published_train_ratio_is_kept():
+    config = compose([*EXPERIMENTS["dmc-walker-walk"].overrides])
     trained = config["replay_buffer"]["batch_size"] * config["optimization"]["optim_steps_per_batch"]
-    assert trained / config["collector"]["frames_per_batch"] == ratio
+    assert trained / config["collector"]["frames_per_batch"] == 512
 
 
 @needs_dm_control
