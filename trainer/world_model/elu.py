@@ -1,4 +1,4 @@
-"""Exponential linear units, and networks of layers that end in one."""
+"""Exponential linear units, and layers that end in one."""
 
 from __future__ import annotations
 
