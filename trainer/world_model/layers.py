@@ -168,7 +168,7 @@ class Dense(nn.Sequential):
 class MLP(nn.Sequential):
     """`layers` dense layers and, where `outputs` is given, a linear one behind them.
 
-    Those of a network with ELU run as one function in half precision, which need not read and write for each ELU.
+    In half precision layers with ELU run as one function, which on a GPU spares ELU's own passes over memory.
     """
 
     def __init__(

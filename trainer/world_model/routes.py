@@ -31,10 +31,9 @@ def two_routes(network: MLP, x: Tensor) -> tuple[Tensor, Tensor]:
     dtype = computed_in(x)
     assert last.bias is not None
     rows = hidden[0].pad(x).to(dtype).flatten(0, -2)
-    routes = _TwoRoutes.apply(
-        rows, *parameters_of(hidden, dtype), last.weight[0], last.bias[0]
-    )  # the other outputs are padding
-    first, second = (output.unflatten(0, x.shape[:-1]) for output in routes)
+    output = last.weight[0], last.bias[0]  # the others are padding
+    routes = _TwoRoutes.apply(rows, *parameters_of(hidden, dtype), *output)
+    first, second = (route.unflatten(0, x.shape[:-1]) for route in routes)
     return first, second
 
 
