@@ -21,8 +21,8 @@ def curve(seed: int, returns: list[float], **changes: Any) -> dict[str, Any]:
     return values | changes
 
 
-def write(folder: Path, name: str, task: str, *curves: dict[str, Any]) -> None:
-    content = {**HEAD, "settings": {"task": task}, "figures": list(curves)}
+def write(folder: Path, name: str, task: str, *curves: dict[str, Any], **settings: str) -> None:
+    content = {**HEAD, "settings": {"task": task, **settings}, "figures": list(curves)}
     (folder / f"{name}.json").write_text(json.dumps(content))
 
 
@@ -50,6 +50,19 @@ def test_seeds_are_put_beside_what_was_published(tmp_path: Path):
     assert "| 200,000 |  |  | 823 | 703, 878, 894, 797, 846 |" in page, "nobody got there"
     assert "Without noise after 100,000 frames: 700, 800." in page
     assert "(learning-dmc-walker-walk-h200.svg)" in page
+
+
+def test_the_published_code_is_shown_beside_its_published_scores_where_it_ran_on_the_same_gpu(tmp_path: Path):
+    (tmp_path / "published.json").write_text((results.RESULTS / "published.json").read_text())
+    for name, returns in (("", [10.0, 20.0, 100.0, 300.0, 500.0]), ("upstream-", [10.0, 20.0, 100.0, 200.0, 300.0])):
+        for gpu in ("h100", "h200") if not name else ("h100",):
+            write(tmp_path, f"learning-{name}dmc-walker-walk-{gpu}", "walker_walk", curve(0, returns), code="f8817c4")
+    page = results.main(tmp_path)
+    assert page.count("| 100,000 | 400 | 400 | 250 | 250 | 518 |") == 1
+    assert page.count("| 100,000 | 400 | 400 | 518 |") == 1
+    assert "Their code, at f8817c4: NVIDIA H200, 2026-01-02, torch 2 (`benchmarks/results/learning-upstream-" in page
+    beside = ["learning-dmc-walker-walk-h100", "learning-upstream-dmc-walker-walk-h100"]
+    assert results.pictures(results.learning_results(tmp_path))["learning-dmc-walker-walk-h100.svg"] == beside
 
 
 def test_ppo_and_ours_are_compared_by_frames_and_by_seconds(tmp_path: Path):
