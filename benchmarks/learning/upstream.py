@@ -24,7 +24,6 @@ import jax
 import jax.numpy as jnp
 import ninjax
 import numpy as np
-from dm_control import suite
 
 from benchmarks.learning.curves import Curve
 from benchmarks.learning.experiments import (
@@ -36,9 +35,11 @@ from benchmarks.learning.experiments import (
     DMC_STEPS,
 )
 from benchmarks.results import result_path, write_result
+from trainer.simulators.dm_control_suite import load, task_names
 
 PACKAGES = ("jax", "dm_control", "mujoco")
 LENGTH = 64  # of a sequence
+SEQUENCES = BATCH // LENGTH
 WRITE_STEPS = 200  # optimiser steps between two points of the curve
 PURE = {"create": True, "modify": True, "ignore": True}
 HEAD = {"act": "silu", "norm": "rms", "winit": "trunc_normal_in"}
@@ -50,8 +51,7 @@ class Environment:
     """A task of the suite under held actions, with every observation as a vector of its own."""
 
     def __init__(self, task: str, seed: int) -> None:
-        domain, _, name = task.rpartition("_")
-        self._raw = suite.load(domain, name, task_kwargs={"random": seed})
+        self._raw = load(*task_names()[task], seed)
         self.action = self._raw.action_spec().shape
 
     def step(self, action: np.ndarray, reset: bool) -> Observation:
@@ -81,17 +81,30 @@ def agent_config(seed: int, units: int, deter: int, classes: int) -> Any:
     rssm |= {"imglayers": 2, "obslayers": 1, "dynlayers": 1, "absolute": False, "blocks": 8, "free_nats": 1.0}
     return elements.Config(
         seed=seed,
-        batch_size=BATCH // LENGTH,
+        batch_size=SEQUENCES,
         batch_length=LENGTH,
         replay_context=1,
         loss_scales={
-            **dict.fromkeys(("rec", "rew", "con", "dyn", "policy", "value"), 1.0),
+            "rec": 1.0,
+            "rew": 1.0,
+            "con": 1.0,
+            "dyn": 1.0,
             "rep": 0.1,
+            "policy": 1.0,
+            "value": 1.0,
             "repval": 0.3,
         },
         opt={
-            **{"lr": 4e-5, "agc": 0.3, "eps": 1e-20, "beta1": 0.9, "beta2": 0.999, "momentum": True, "wd": 0.0},
-            **{"schedule": "const", "warmup": 1000, "anneal": 0},
+            "lr": 4e-5,
+            "agc": 0.3,
+            "eps": 1e-20,
+            "beta1": 0.9,
+            "beta2": 0.999,
+            "momentum": True,
+            "wd": 0.0,
+            "schedule": "const",
+            "warmup": 1000,
+            "anneal": 0,
         },
         ac_grads=False,
         dyn={"typ": "rssm", "rssm": rssm},
@@ -140,20 +153,19 @@ class Upstream:
         acted = {"action": elements.Space(np.float32, self._environments[0].action, -1, 1)}
         agent = object.__new__(Agent)  # without the wrapper that its class puts around it
         agent.__init__(seen, acted, config)
-        self._seed, self._policy_keys = seed, agent.policy_keys
-        self._spaces = {**seen, **acted, **agent.ext_space}
-        pure = ninjax.pure(agent.train)
-        start, _ = ninjax.pure(agent.init_train)({}, 1, seed=self._noise(0), **PURE)
-        _, carry = ninjax.pure(agent.init_train)(start, 1, seed=self._noise(0))
-        nothing = {key: np.zeros((1, LENGTH + 1, *space.shape), space.dtype) for key, space in self._spaces.items()}
-        self._parameters = jax.jit(lambda p, s, c, d: pure(p, c, d, seed=s, **PURE)[0])(
+        self._seed = seed
+        spaces = {**seen, **acted, **agent.ext_space}
+        init_train, train, act = ninjax.pure(agent.init_train), ninjax.pure(agent.train), ninjax.pure(agent.policy)
+        start, _ = init_train({}, 1, seed=self._noise(0), **PURE)
+        _, carry = init_train(start, 1, seed=self._noise(0))
+        nothing = {key: np.zeros((1, LENGTH + 1, *space.shape), space.dtype) for key, space in spaces.items()}
+        self._parameters = jax.jit(lambda p, s, c, d: train(p, c, d, seed=s, **PURE)[0])(
             start, self._noise(0), carry, nothing
         )
-        batch = BATCH // LENGTH
-        _, self._trained = ninjax.pure(agent.init_train)(self._parameters, batch, seed=self._noise(0))
+        self._read = [key for key in self._parameters if re.search(agent.policy_keys, key)]  # by the policy
+        _, self._trained = init_train(self._parameters, SEQUENCES, seed=self._noise(0))
         _, self._acting = ninjax.pure(agent.init_policy)(self._parameters, DMC_ENVIRONMENTS, seed=self._noise(0))
-        act = ninjax.pure(agent.policy)
-        self._train = jax.jit(lambda p, s, c, d: pure(p, c, d, seed=s))
+        self._train = jax.jit(lambda p, s, c, d: train(p, c, d, seed=s))
         self._act = jax.jit(lambda p, s, c, o: act(p, c, o, "train", seed=s)[1])
         self._replay = Replay(length=LENGTH + 1, capacity=int(5e6), online=True, chunksize=1024)
         self._resets, self._returns = np.ones(DMC_ENVIRONMENTS, bool), np.zeros(DMC_ENVIRONMENTS)
@@ -166,7 +178,7 @@ class Upstream:
             for environment, action, reset in zip(self._environments, self._actions, self._resets, strict=True)
         ]
         seen = {key: np.stack([row[key] for row in rows]) for key in rows[0]}
-        policy = {key: value for key, value in self._parameters.items() if re.search(self._policy_keys, key)}
+        policy = {key: self._parameters[key] for key in self._read}
         noise = self._noise(10_000_000 + self.rows // DMC_ENVIRONMENTS)
         self._acting, action, latents = jax.device_get(self._act(policy, noise, self._acting, seen))
         latents.pop("finite")
@@ -184,7 +196,7 @@ class Upstream:
 
     def learn(self) -> None:
         """One optimiser step."""
-        data = self._replay.sample(BATCH // LENGTH)
+        data = self._replay.sample(SEQUENCES)
         data["consec"] = np.zeros(data["is_first"].shape, np.int32)
         noise = self._noise(self.steps)
         self._parameters, (self._trained, outputs, _) = self._train(self._parameters, noise, self._trained, data)

@@ -65,7 +65,8 @@ def test_all_observations_of_a_task_are_seen_and_actions_are_named(walker: DmCon
 
 def test_environments_do_as_the_suite_does_itself_however_many_processes_there_are():
     """Rewards and observations of every environment are those of the suite's own under the same seeds."""
-    from trainer.simulators.dm_control_workers import load, worker_plan
+    from trainer.simulators.dm_control_suite import load
+    from trainer.simulators.dm_control_workers import worker_plan
 
     seeds = [seed for task in worker_plan("cartpole", "swingup", 5, 3, 2, 1, None) for seed in task.seeds]
     assert len(set(seeds)) == 3

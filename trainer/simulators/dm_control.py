@@ -7,7 +7,7 @@ messages a process. An environment whose episode ends is reset at once, as simul
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -17,7 +17,8 @@ from torch import Tensor
 from trainer.config import Config
 from trainer.errors import ConfigError
 from trainer.simulators.base import Control, Space, Step
-from trainer.simulators.dm_control_workers import Field, Workers, load, worker_plan
+from trainer.simulators.dm_control_suite import load, task_names
+from trainer.simulators.dm_control_workers import Field, Workers, worker_plan
 from trainer.simulators.observations import PIXELS, check_groups, chosen_groups
 
 UNBOUNDED_REWARDS = ("lqr",)  # all other rewards of the suite lie in [0, 1]
@@ -102,25 +103,3 @@ class DmControlSimulator:
     def _own(self, array: np.ndarray) -> Tensor:
         """A copy: the processes write the next step's values to the same memory."""
         return torch.from_numpy(array.copy()).to(self._device)
-
-
-def task_names() -> Mapping[str, Sequence[str]]:
-    """Domain and task of each name, as `cartpole_swingup`.
-
-    Raises:
-        ConfigError: dm_control is not installed, or finds no OpenGL where MUJOCO_GL asks for it.
-    """
-    try:
-        from dm_control import suite
-    except ModuleNotFoundError as error:
-        raise ConfigError(
-            f"env.backend: dm_control cannot be imported ({error}); pip install dm_control, in the release made for "
-            "the installed mujoco"
-        ) from None
-    except Exception as error:  # PyOpenGL raises whatever the missing library makes of it
-        backend = os.environ.get("MUJOCO_GL")
-        raise ConfigError(
-            f"env.from_pixels: MUJOCO_GL={backend} does not work here ({error}); install libegl1 (with a GPU's driver "
-            "or libgl1-mesa-dri), or libosmesa6 and set MUJOCO_GL=osmesa"
-        ) from None
-    return {f"{domain}_{task}": (domain, task) for domain, task in suite.ALL_TASKS}

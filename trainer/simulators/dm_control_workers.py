@@ -18,6 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from trainer.simulators.dm_control_suite import load
+
 PIXELS = "observation.pixels"
 CAMERAS: Mapping[str, int] = {"quadruped": 2}  # the one that shows the whole body; all other domains' is the first
 JOIN_SECONDS = 5.0
@@ -128,13 +130,6 @@ class Workers:
         process = self._processes[index]
         process.join(JOIN_SECONDS)
         return RuntimeError(f"dm_control process {index} is gone, with exit status {process.exitcode}")
-
-
-def load(domain: str, task: str, seed: int) -> Any:
-    """One environment."""
-    from dm_control import suite
-
-    return suite.load(domain, task, task_kwargs={"random": seed})
 
 
 def _work(task: WorkerTask, connection: Connection, block: Any, fields: Mapping[str, Field], environments: int) -> None:
