@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -12,18 +13,21 @@ from pathlib import Path
 import pytest
 from local_runs import (
     BACKEND,
+    COUNT,
     HEARTBEAT,
     SUCCEED,
     backend_for,
     plan_of,
     planned,
     single,
+    starts,
     sweep,
 )
 
 from orchestrator.backends.base import Observation
 from orchestrator.errors import UsageError
 from orchestrator.plan import Plan
+from orchestrator.processes import Process
 from orchestrator.resume import resume
 from orchestrator.retry import LONGEST, RetryPolicy
 from orchestrator.runs import RunRecord, RunStore
@@ -218,12 +222,16 @@ def test_a_run_that_is_handed_back_when_its_end_was_asked_for_is_cancelled(store
 
 
 def test_of_many_who_look_at_once_one_starts_the_next_attempt(store: RunStore, home: Path, clock: Clock):
-    submit(store, with_policy(home, f'if [ "$LONGSHORE_ATTEMPT" = 1 ]; then {FAIL} fi; {FOREVER}', policy(backoff={})))
-    eventually(lambda: (home / "demo-1" / "failure.json").exists())
-    until(store, RunState.SETTING_UP)
-    for _ in range(5):
-        refresh(RunStore(home), backend_for)
+    script = f'{COUNT}if [ "$LONGSHORE_ATTEMPT" = 1 ]; then {FAIL} fi; {FOREVER}'
+    submit(store, with_policy(home, script, policy(backoff={})))
+    first = Process.parse(str(store.get("demo-1").handle))
+    eventually(lambda: not first.is_alive)
+    with ThreadPoolExecutor() as threads:
+        for look in [threads.submit(lambda: refresh(RunStore(home), backend_for)) for _ in range(5)]:
+            look.result()
     assert RunDir(home / "demo-1").attempts() == [1, 2]
+    eventually(lambda: starts(home / "demo-1") == 2)
+    assert store.get("demo-1").attempt == 2
 
 
 def test_a_registry_of_the_version_before_gets_what_is_new(home: Path):
