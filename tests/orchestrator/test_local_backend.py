@@ -27,7 +27,7 @@ from local_runs import (
 )
 
 from orchestrator.backends.base import Observation
-from orchestrator.backends.local import NICE, Markers, outcome
+from orchestrator.backends.local import CLAIM, NICE, Markers, outcome
 from orchestrator.errors import BackendError
 from orchestrator.processes import Process
 from orchestrator.states import FailureClass, RunState
@@ -86,6 +86,9 @@ def test_a_run_gives_way_to_the_commands_that_its_user_types(run_dir: Path):
 
 
 def test_a_run_that_is_to_stop_before_it_has_begun_can_be_started_again(run_dir: Path, monkeypatch: pytest.MonkeyPatch):
+    patient = CLAIM.replace("{1..10}", "{1..600}")
+    assert patient != CLAIM
+    monkeypatch.setattr("orchestrator.backends.local.CLAIM", patient)
     monkeypatch.setattr("orchestrator.backends.local.NICE", 99)  # the kernel refuses that until it is given up
     if not Path("/proc/self/autogroup").exists():
         pytest.skip("this kernel has no autogroups")

@@ -12,6 +12,7 @@ import pytest
 
 from orchestrator import notebook
 from orchestrator.errors import LongshoreError
+from tests.waiting import PATIENCE
 
 nbclient = pytest.importorskip("nbclient")
 nbformat = pytest.importorskip("nbformat")
@@ -27,6 +28,7 @@ sweep: {seed: [0, 1]}
 """
 
 
+@pytest.mark.timeout(900)  # two runs, which wait for a core where others train
 def test_the_notebook_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "tiny.yaml").write_text(JOB)
     python, environments = tmp_path / "python", tmp_path / "environments"
@@ -40,7 +42,7 @@ def test_the_notebook_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.Monk
     for name, value in {"LONGSHORE_HOME": str(tmp_path / "runs"), "PYTHONPATH": str(ROOT)}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    nbclient.NotebookClient(notebook, timeout=120, kernel_name="python3").execute(cwd=tmp_path)
+    nbclient.NotebookClient(notebook, timeout=10 * PATIENCE, kernel_name="python3").execute(cwd=tmp_path)
     shown = {cell.source: cell.outputs for cell in notebook.cells if cell.cell_type == "code"}
     outputs = [output for cells in shown.values() for output in cells if output.output_type == "execute_result"]
     assert len(outputs) == len(shown) - 2, "all but the imports and the plan, which prints, show a table"
