@@ -9,7 +9,7 @@ from pathlib import Path
 PATIENCE = 60.0  # seconds that a loaded machine may take for what takes none
 
 
-def eventually(condition: Callable[[], object], seconds: float = PATIENCE) -> None:
+def eventually(condition: Callable[[], object], seconds: float = PATIENCE, what: str = "what is waited for") -> None:
     """Wait until something holds. What is waited for needs the cores too: looking takes a third of one at most."""
     deadline = time.monotonic() + seconds
     while True:
@@ -17,7 +17,7 @@ def eventually(condition: Callable[[], object], seconds: float = PATIENCE) -> No
         if condition():
             return
         ended = time.monotonic()
-        assert ended < deadline, "did not happen in time"
+        assert ended < deadline, f"{what} did not come within {seconds:g} s"
         time.sleep(max(0.02, 2 * (ended - began)))
 
 

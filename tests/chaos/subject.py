@@ -9,7 +9,6 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 
 from orchestrator.processes import Entry, read_table, send
 from orchestrator.registry import REGISTRY
+from tests import waiting
 from trainer.run_dir import RunDir
 
 REPOSITORY = Path(__file__).parents[2]
@@ -193,16 +193,8 @@ class Subject:
 
 
 def eventually(condition: Callable[[], object], what: str) -> None:
-    """Wait until something holds.
-
-    Raises:
-        TimeoutError: It did not within `PATIENCE`.
-    """
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"{what} did not come within {PATIENCE:g} s")
-        time.sleep(0.1)
+    """Wait until something holds, for `PATIENCE` seconds at most."""
+    waiting.eventually(condition, PATIENCE, what)
 
 
 def _command_line(pid: int) -> str:
