@@ -19,7 +19,7 @@ from tests.orchestrator.command_line import REPOSITORY
 from tests.orchestrator.report_runs import START, make_runs, write_record
 from tests.waiting import eventually
 
-pytestmark = [pytest.mark.services, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.services, pytest.mark.timeout(600)]
 
 NOW = START + 2000
 DESKTOP, PHONE = (1280, 900), (390, 844)
@@ -163,8 +163,7 @@ def test_the_filter_keeps_rows_with_all_of_its_words_and_their_curves(look, addr
     assert [name.endswith("001") for name in column(page, 1)] == [True]
     assert page.locator("#shown").inner_text() == "1 of 6"
     assert page.locator("#time .line[data-run]:visible").count() == 1
-    page.wait_for_timeout(200)
-    assert 0 < painted(page) < before
+    eventually(lambda: 0 < painted(page) < before)
     page.locator("#filter").fill("nothing has this")
     assert column(page, 1) == []
     page.locator("#filter").fill("")
@@ -205,8 +204,7 @@ def test_a_click_on_the_legend_leaves_a_group_out(look, address):
     page = look(address)
     both = painted(page)
     page.locator("#legend button").first.click()
-    page.wait_for_timeout(200)
-    assert 0 < painted(page) < both
+    eventually(lambda: 0 < painted(page) < both)
 
 
 def test_a_link_opens_the_run_that_it_names(look, address):
