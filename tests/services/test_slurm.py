@@ -157,7 +157,10 @@ def test_cancelling_what_runs_saves_first_and_leaves_nothing_running(project, cl
 def test_what_slurm_is_told_to_requeue_goes_on_as_attempt_2(project, cluster):
     run = project.submit(project.write("requeued", steps=FOREVER, retries=3))
     project.trains(run)
-    cluster.run("scontrol", "requeue", project.status(run)["handle"])
+    handle = project.status(run)["handle"]
+    cluster.run("scontrol", "requeuehold", handle)
+    eventually(lambda: project.state(run) == "requeued")
+    cluster.run("scontrol", "release", handle)
     project.trains(run, attempt=2)
     assert "step" in project.log(run, 2)
     found = project.status(run)
