@@ -62,6 +62,19 @@ def test_two_hot_mean_equals_torchrls_and_is_exactly_zero_when_flat():
     assert two_hot_mean(torch.zeros(7, 255), bins).tolist() == [0.0] * 7
 
 
+def test_the_gradient_of_a_two_hot_mean_is_that_of_the_bins_that_matter():
+    bins, logits = symexp_bins(255).double(), torch.full((1, 255), -40.0, dtype=torch.float64)
+    logits[0, 130:134] = torch.tensor([1.0, 2.0, 0.5, 0.0], dtype=torch.float64)
+    exact, found = (logits.clone().requires_grad_() for _ in range(2))
+    (torch.softmax(exact, -1) * bins).sum().backward()
+    two_hot_mean(found, bins.float()).sum().backward()
+    torch.testing.assert_close(found.grad[0, 130:134], exact.grad[0, 130:134], rtol=0.1, atol=0.01)
+    logits[0, -1] = -20.0  # one part in five hundred millions of a bin at 4.8e8
+    far = logits.clone().requires_grad_()
+    two_hot_mean(far, bins.float()).sum().backward()
+    assert far.grad[0, -1].abs() < 1e-4 * far.grad[0, 130:134].abs().max()
+
+
 def test_even_bin_counts_are_refused_because_none_would_be_at_zero():
     with pytest.raises(ValueError, match="odd"):
         symexp_bins(254)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.trainer.agents import noise_of, random_rows, sequences_of, small_agent
-from trainer.agents.dreamer import Dreamer
+from trainer.agents.base import Agent
 from trainer.errors import ConfigError
 from trainer.optimizer import ClippedAdam, LaProp, Optimizer
 from trainer.replay import Sequences
@@ -175,10 +175,13 @@ def test_a_twin_follows_what_an_optimiser_writes(make: Callable[[list[Tensor]], 
     ],
     ids=["as made", "to another type", "copied", "copied and to another type"],
 )
-def test_dreamers_twins_are_its_own_wherever_it_was_moved(moved: Callable[[Dreamer], Dreamer]):
-    agent = moved(small_agent("agent=dreamer"))
-    for module, twin in zip((agent.world_model,), agent._frozen, strict=True):
-        names = dict(module.named_parameters())
+@pytest.mark.parametrize("words", ["agent=dreamer", "agent.behaviour.actor_gradient=dynamics"])
+def test_an_agents_twins_are_its_own_wherever_it_was_moved(moved: Callable[[Agent], Agent], words: str):
+    agent = moved(small_agent(words))
+    for part, twin in agent._frozen._asdict().items():
+        if twin is None:
+            continue
+        names = dict(getattr(agent, part).named_parameters())
         for name, parameter in twin.named_parameters():
             assert parameter.data_ptr() == names[name].data_ptr(), name
             assert parameter.dtype == names[name].dtype

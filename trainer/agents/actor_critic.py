@@ -118,22 +118,24 @@ class Critic(nn.Module):
 
 
 def actor_loss(
-    policy: Normal, action: Tensor, advantage: Tensor, weight: Tensor, entropy_scale: float
+    policy: Normal, action: Tensor | None, advantage: Tensor, weight: Tensor, entropy_scale: float
 ) -> tuple[Tensor, Tensor]:
-    """Reinforce with an entropy bonus; returns the loss (a scalar) and the mean entropy.
+    """Advantage with an entropy bonus; returns the loss (a scalar) and the mean entropy.
 
     Args:
         policy: The actor at imagined states, `[H, B, A]`.
-        action: What was done there, `[H, B, A]`.
+        action: What was done there, to be reinforced, `[H, B, A]`; None where the advantage has a gradient of its own,
+            through the action and what followed from it.
         advantage: Of that action, already scaled, `[H, B]`.
         weight: Probability that imagination got that far, `[H, B]`.
         entropy_scale: Worth of a nat of entropy.
 
-    Source: DreamerV3, eq. 11.
+    Source: DreamerV3, eq. 11 of arXiv 2301.04104v2; without an action, its first version's, for continuous actions.
     """
     entropy = policy.entropy()
-    gain = policy.log_probability(action.detach()) * advantage.detach() + entropy_scale * entropy
-    return -(weight.detach() * gain).mean(), entropy.mean()
+    if action is not None:
+        advantage = policy.log_probability(action.detach()) * advantage.detach()
+    return -(weight.detach() * (advantage + entropy_scale * entropy)).mean(), entropy.mean()
 
 
 def critic_loss(

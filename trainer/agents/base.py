@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 
-from trainer.agents.actor_critic import Actor, SquashedActor
+from trainer.agents.actor_critic import Actor, Critic, SquashedActor
 from trainer.compilation import Compilable, region
 from trainer.config import Config
 from trainer.optimizer import Optimizer
@@ -38,6 +38,13 @@ class Loss:
     departure: State
 
 
+class Frozen(NamedTuple):
+    """Twins of an agent's parts, through which its actor's gradient passes; in a tuple: they are no modules of its."""
+
+    world_model: WorldModel
+    critic: Critic | None
+
+
 class Agent(Compilable, ABC):
     """World model and actor, and the loss that trains them and whatever else an agent has.
 
@@ -54,6 +61,7 @@ class Agent(Compilable, ABC):
         self.config = config
         self.action_width = action
         self.world_model = WorldModel(config.world_model, observation, action)
+        self._frozen: Frozen | None = None
 
     @abstractmethod
     def loss(self, sequences: Sequences, noise: Noise) -> Loss:
@@ -72,10 +80,25 @@ class Agent(Compilable, ABC):
     def after_step(self) -> None:
         """To be called after each optimiser step."""
 
+    def _freeze(self) -> Frozen | None:
+        """Make `_frozen`; None where the actor's gradient passes through nothing but the actor."""
+        return None
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """What `to` and its like do; twins then share the new weights."""
+        super()._apply(fn, recurse)
+        self._frozen = self._freeze()
+        return self
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """What copying and unpickling do; twins then share the copy's weights."""
+        super().__setstate__(state)
+        self._frozen = self._freeze()
+
     @property
     def dynamics(self) -> RSSM:
         """What imagination runs in."""
-        return self.world_model.rssm
+        return (self.world_model if self._frozen is None else self._frozen.world_model).rssm
 
     def initial(self, batch: int) -> State:
         """Latent state before an environment's first observation."""
@@ -127,9 +150,13 @@ class Agent(Compilable, ABC):
             actions.append(action)
         return states, actions
 
+    def seen(self, state: State) -> Tensor:
+        """What the actor is given while it imagines, `[B, F]`."""
+        return state.features()
+
     @region
     def _imagine_step(self, state: State, noise: Tensor, action_noise: Tensor) -> tuple[State, Tensor]:
-        action = self.actor(state.features()).sample(action_noise)
+        action = self.actor(self.seen(state)).sample(action_noise)
         return self.dynamics.imagine(state, action, noise), action
 
 

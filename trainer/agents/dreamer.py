@@ -5,14 +5,13 @@ Source: Hafner et al. 2020, arXiv 1912.01603; torchrl/objectives/dreamer.py.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Self
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from trainer.agents.actor_critic import SquashedActor
-from trainer.agents.base import Agent, Loss, Noise, trained
+from trainer.agents.base import Agent, Frozen, Loss, Noise, trained
 from trainer.agents.returns import lambda_returns
 from trainer.compilation import region
 from trainer.config import Config
@@ -20,15 +19,9 @@ from trainer.optimizer import ClippedAdam
 from trainer.replay import Rows, Sequences
 from trainer.simulators.base import Space
 from trainer.world_model.layers import MLP, frozen_twin
-from trainer.world_model.model import WorldModel, world_model_losses
+from trainer.world_model.model import world_model_losses
 from trainer.world_model.routes import two_routes
-from trainer.world_model.rssm import RSSM, Rollout, State, stacked
-
-
-class _Frozen(NamedTuple):
-    """A twin of a part of the agent; in a tuple, so that it does not count among its modules."""
-
-    world_model: WorldModel
+from trainer.world_model.rssm import Rollout, State, stacked
 
 
 class Dreamer(Agent):
@@ -44,11 +37,7 @@ class Dreamer(Agent):
         behaviour, units, features = config.behaviour, config.world_model.units, self.world_model.features
         self.actor = SquashedActor(features, action, units, behaviour.layers)
         self.value = MLP(features, units, behaviour.layers, "elu", 1)
-        self._freeze()
-
-    @property
-    def dynamics(self) -> RSSM:
-        return self._frozen.world_model.rssm
+        self._frozen = self._freeze()
 
     def loss(self, sequences: Sequences, noise: Noise) -> Loss:
         rows = sequences.rows.window(1)
@@ -77,19 +66,8 @@ class Dreamer(Agent):
     def after_step(self) -> None:
         pass
 
-    def _freeze(self) -> None:
-        self._frozen = _Frozen(frozen_twin(self.world_model))
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """What `to` and its like do; the twin then shares the new weights."""
-        super()._apply(fn, recurse)
-        self._freeze()
-        return self
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """What copying and unpickling do; the twin then shares the copy's weights."""
-        super().__setstate__(state)
-        self._freeze()
+    def _freeze(self) -> Frozen:
+        return Frozen(frozen_twin(self.world_model), None)
 
     @region
     def _model_loss(self, rollout: Rollout, rows: Rows) -> tuple[Tensor, dict[str, Tensor]]:
@@ -118,6 +96,7 @@ class Dreamer(Agent):
         """Of actor and value network, over imagined states, H + 1 of `[N, …]`."""
         behaviour = self.config.behaviour
         features = stacked(states).features()
+        assert self._frozen is not None
         reward = self._frozen.world_model.reward(features[1:])
         value, predicted = two_routes(self.value, features)
         reward = torch.cat([torch.zeros_like(reward[:1]), reward])  # that of roots: not used

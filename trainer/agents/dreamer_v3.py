@@ -12,23 +12,40 @@ import torch
 from torch import Tensor
 
 from trainer.agents.actor_critic import Actor, Critic, actor_loss, critic_loss, update_slowly
-from trainer.agents.base import Agent, Loss, Noise, trained
+from trainer.agents.base import Agent, Frozen, Loss, Noise, trained
 from trainer.agents.returns import ReturnScale, lambda_returns
 from trainer.compilation import region
 from trainer.config import Config
+from trainer.errors import ConfigError
 from trainer.optimizer import LaProp
 from trainer.replay import Rows, Sequences
 from trainer.simulators.base import Space
 from trainer.world_model.functional import two_hot_mean
+from trainer.world_model.layers import frozen_twin
 from trainer.world_model.model import world_model_losses
 from trainer.world_model.rssm import Rollout, State, stacked
 
+ACTOR_GRADIENTS = ("reinforce", "dynamics")
+
 
 class DreamerV3(Agent):
-    """World model, actor, critic and slow critic; arguments as in `Agent`."""
+    """World model, actor, critic and slow critic; arguments as in `Agent`.
+
+    Where the actor's gradient passes through the imagined dynamics, it does so through twins of world model and critic,
+    and not through what the actor itself was given: of a later action's state it takes only what that is worth. Source:
+    danijar/dreamerv3 of January 2023, dreamerv3/agent.py::ImagActorCritic (`actor_grad_cont: backprop`).
+
+    Raises:
+        ConfigError: `behaviour.actor_gradient` is unknown.
+    """
 
     def __init__(self, config: Config, observation: Mapping[str, Space], action: int) -> None:
         super().__init__(config, observation, action)
+        if config.behaviour.actor_gradient not in ACTOR_GRADIENTS:
+            raise ConfigError(
+                f"agent.behaviour.actor_gradient: {config.behaviour.actor_gradient!r} is neither "
+                f"{' nor '.join(ACTOR_GRADIENTS)}"
+            )
         behaviour, units, features = config.behaviour, config.world_model.units, self.world_model.features
         self.discount = 1 - 1 / behaviour.return_horizon
         self.actor = Actor(features, action, units, behaviour.layers, behaviour.min_std, behaviour.max_std)
@@ -36,6 +53,7 @@ class DreamerV3(Agent):
         self.slow_critic = copy.deepcopy(self.critic).requires_grad_(False)
         scale = behaviour.return_scale
         self.return_scale = ReturnScale(scale.decay, scale.low, scale.high, scale.limit)
+        self._frozen = self._freeze()
 
     def loss(self, sequences: Sequences, noise: Noise) -> Loss:
         rows, context = sequences.rows.window(1), sequences.context
@@ -44,8 +62,8 @@ class DreamerV3(Agent):
             context, rows.action, embedding, rows.is_first, noise.departure, noise.arrival
         )
         first = len(rows.reward) - self.imagined(len(rows.reward))
-        with torch.no_grad():
-            states, actions = self.imagine(rollout.departure.window(first).flatten(), noise)
+        with torch.set_grad_enabled(self._frozen is not None):
+            states, actions = self.imagine(rollout.departure.window(first).flatten().detach(), noise)
         model, model_metrics = self._model_loss(rollout, rows)
         behaviour, behaviour_metrics = self._behaviour_loss(
             states, actions, rollout.departure.window(first), rollout.arrival.window(first), rows.window(first)
@@ -53,6 +71,14 @@ class DreamerV3(Agent):
         total = model + behaviour
         metrics = {"loss/total": total, **model_metrics, **behaviour_metrics}
         return Loss(total, {name: metric.detach() for name, metric in metrics.items()}, rollout.departure.detach())
+
+    def _freeze(self) -> Frozen | None:
+        if self.config.behaviour.actor_gradient == "reinforce":
+            return None
+        return Frozen(frozen_twin(self.world_model), frozen_twin(self.critic))
+
+    def seen(self, state: State) -> Tensor:
+        return super().seen(state).detach()
 
     def make_optimizer(self) -> LaProp:
         return LaProp(trained(self), **vars(self.config.optimizer))
@@ -107,23 +133,30 @@ class DreamerV3(Agent):
             rows: Those rows.
         """
         features, action = stacked(states).features(), torch.stack(list(actions))
-        logits = self.critic(features)
-        with torch.no_grad():
-            reward = self.world_model.reward(features)
+        constant = features.detach()
+        logits = self.critic(constant)
+        frozen = self._frozen
+        world_model = self.world_model if frozen is None else frozen.world_model
+        with torch.set_grad_enabled(frozen is not None):
+            reward = world_model.reward(features)
             # The discount is in the continuation head's target, and nowhere else.
-            discount = torch.sigmoid(self.world_model.continuation(features))
+            discount = torch.sigmoid(world_model.continuation(features))
             weight = torch.cat([torch.ones_like(discount[:1]), discount[1:]]).cumprod(0)[:-1]
-            value = two_hot_mean(logits, self.critic.bins)
+            if frozen is None:
+                value = two_hot_mean(logits, self.critic.bins)
+            else:
+                assert frozen.critic is not None
+                value = frozen.critic.value(features)
             returns = lambda_returns(reward, discount, value, lam=self.config.behaviour.lambda_)
             scale = self.return_scale.update(returns)
         actor, entropy = actor_loss(
-            self.actor(features[:-1]),
-            action,
+            self.actor(constant[:-1]),
+            action if frozen is None else None,
             (returns - value[:-1]) / scale,
             weight,
             self.config.behaviour.entropy_scale,
         )
-        critic = self._critic_loss(logits[:-1], features[:-1], returns, weight)
+        critic = self._critic_loss(logits[:-1], constant[:-1], returns, weight)
         replay_critic = self._replay_critic_loss(departure, arrival, rows, returns[0])
         share = self.config.loss_scale
         total = share.actor * actor + share.critic * critic + share.replay_critic * replay_critic

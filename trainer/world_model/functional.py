@@ -69,6 +69,9 @@ def two_hot_mean(logits: Tensor, bins: Tensor) -> Tensor:
     contracts. Differences of quotients or products, as in the reference (danijar/dreamerv3,
     embodied/jax/outs.py::TwoHot.pred), no longer cancel where one product is fused into the addition of the other.
 
+    The gradient is not that of the sum, in which a likelihood of 1e-9 of an outermost bin weighs as much as all bins
+    that matter: it is that of the mean of the bins' symlogs, times the slope of symexp where the sum is.
+
     Args:
         logits: Any shape `[..., K]`.
         bins: From `symexp_bins`: mirrored around 0 in the middle.
@@ -77,7 +80,12 @@ def two_hot_mean(logits: Tensor, bins: Tensor) -> Tensor:
     likelihood = torch.exp(logits - logits.detach().amax(-1, keepdim=True))  # not normalised
     middle = len(bins) // 2
     surplus = likelihood[..., middle + 1 :] - likelihood[..., :middle].flip(-1)
-    return (surplus * bins[middle + 1 :]).sum(-1) / likelihood.sum(-1)
+    mean = (surplus * bins[middle + 1 :]).sum(-1) / likelihood.sum(-1)
+    if not mean.requires_grad:
+        return mean
+    squashed = (torch.softmax(logits, -1) * symlog(bins)).sum(-1)
+    mean = mean.detach()
+    return mean + (1 + mean.abs()) * (squashed - squashed.detach())
 
 
 def unimix(logits: Tensor, share: float) -> Tensor:
