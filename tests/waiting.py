@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-PATIENCE = 120.0  # seconds that a loaded machine may take for what takes none
+PATIENCE = 60.0  # seconds that a loaded machine may take for what takes none
 
 
 def eventually(condition: Callable[[], object], seconds: float = PATIENCE, what: str = "what is waited for") -> None:

@@ -231,7 +231,7 @@ def test_of_many_who_look_at_once_one_starts_the_next_attempt(store: RunStore, h
             look.result()
     assert RunDir(home / "demo-1").attempts() == [1, 2]
     eventually(lambda: starts(home / "demo-1") == 2)
-    assert store.get("demo-1").attempt == 2
+    assert until(store, RunState.SETTING_UP).attempt == 2
 
 
 def test_a_registry_of_the_version_before_gets_what_is_new(home: Path):

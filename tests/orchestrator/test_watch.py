@@ -223,6 +223,7 @@ def test_waiting_for_a_sweep_starts_its_runs_as_slots_get_free(store: RunStore, 
     records = wait(store, backend_for, [f"s-{n:03d}" for n in range(5)], timeout=60, interval=0.02)
     assert {record.state for record in records} == {RunState.SUCCEEDED}
     assert most_at_once(home) == 2
+    assert sorted(run_id for change, run_id in trace(home) if change == 1) == [f"s-{n:03d}" for n in range(5)]
     claimed = [(record.run_dir / "attempts" / "1" / "pid").stat().st_mtime_ns for record in records]
     assert claimed == sorted(claimed), "in their order"
 

@@ -60,7 +60,7 @@ class SlurmProject(Project):
     def state(self, run: RunDir) -> str:
         return self.status(run)["state"]
 
-    def finish(self, run: RunDir, code: int = 0, seconds: float = 240) -> dict:
+    def finish(self, run: RunDir, code: int = 0, seconds: float = 120) -> dict:
         """Wait for a run's end; returns what `status` says of it."""
         done = self.run("wait", run.root.name, check=None, timeout=seconds)
         assert done.returncode == code, done.stderr + self.log(run)
@@ -70,7 +70,7 @@ class SlurmProject(Project):
         words = () if attempt is None else ("--attempt", str(attempt))
         return self.run("logs", run.root.name, *words, check=None).stdout
 
-    def trains(self, run: RunDir, attempt: int = 1, seconds: float = 240) -> None:
+    def trains(self, run: RunDir, attempt: int = 1, seconds: float = 90) -> None:
         """Wait until an attempt has something to save."""
 
         def found() -> bool:

@@ -19,7 +19,7 @@ from tests.orchestrator.command_line import REPOSITORY
 from tests.orchestrator.report_runs import START, make_runs, write_record
 from tests.waiting import eventually
 
-pytestmark = [pytest.mark.services, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.services, pytest.mark.timeout(300)]
 
 NOW = START + 2000
 DESKTOP, PHONE = (1280, 900), (390, 844)

@@ -17,7 +17,7 @@ from tests.services.hollow import PYTHON, folders_of, hollow_image
 from tests.services.slurm_project import FOREVER, SlurmProject, end, started
 from tests.services.sshd import Sshd
 
-pytestmark = [pytest.mark.services, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.services, pytest.mark.timeout(300)]
 SECRET = "5ecre7" * 6 + "abcd"  # forty hexadecimal digits, as W&B's keys are
 FORMS = [SECRET.encode(), base64.b64encode(SECRET.encode()), base64.b64encode(f"api:{SECRET}".encode())]
 HOLDERS = {"local": [], "docker": [], "slurm": ["secrets"], "steve": ["longshore.env"]}  # while a run goes on

@@ -13,7 +13,7 @@ from tests.services.slurm_project import FOREVER, PROFILES, SlurmProject, end, l
 from tests.waiting import eventually
 from trainer.run_dir import RunDir
 
-pytestmark = [pytest.mark.services, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.services, pytest.mark.timeout(300)]
 SECRET = "hunter2-hunter2"
 
 
@@ -169,6 +169,7 @@ def test_what_slurm_is_told_to_requeue_goes_on_as_attempt_2(project, cluster):
     project.run("cancel", run.root.name, "--grace", "30s")
 
 
+@pytest.mark.timeout(600)
 def test_before_the_time_limit_a_checkpoint_is_saved_and_attempt_2_goes_on_from_it(project, cluster):
     # Slurm's warning comes up to a minute early: of two minutes an attempt has half a minute at the least.
     run = project.submit(project.write("limited", time="2:00", steps=FOREVER, retries=1))
@@ -191,7 +192,7 @@ def test_a_node_that_dies_is_a_node_failure_and_the_run_goes_on_elsewhere(projec
     assert cluster.run("squeue", "-h", "-o", "%N", "-j", project.status(again)["handle"]).strip() == node
     cluster.kill_node(node)
     try:
-        found = project.finish(once, 1)
+        found = project.finish(once, 1, 60)
         assert (found["state"], found["failure_class"]) == ("failed", "node-failure")
         project.trains(again, attempt=2)
         project.run("cancel", again.root.name, "--grace", "30s")
@@ -206,7 +207,7 @@ def test_a_higher_partition_takes_the_nodes_and_what_was_taken_is_preempted_or_g
     project.trains(again)
     wrap = "--wrap=sleep 5"
     cluster.run("sbatch", "--partition=high", "-N2", "--gres=gpu:8", "--exclusive", "-o/dev/null", wrap)
-    found = project.finish(once, 1)
+    found = project.finish(once, 1, 60)
     assert (found["state"], found["failure_class"]) == ("failed", "preempted")
     project.trains(again, attempt=2)
     project.run("cancel", again.root.name, "--grace", "30s")

@@ -9,7 +9,7 @@ import pytest
 from tests.services.slurm_project import SlurmProject, end, started
 from tests.waiting import eventually
 
-pytestmark = [pytest.mark.services, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.services, pytest.mark.timeout(300)]
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import pytest
 from tests.services.slurm_cluster import CGROUPS
 from tests.services.slurm_project import SlurmProject, end, started
 
-pytestmark = [pytest.mark.services, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.services, pytest.mark.timeout(300)]
 TOO_WIDE = "agent.world_model.deter=32768"  # a layer of it has six gigabytes, and the job asks for one
 
 

@@ -21,7 +21,7 @@ from trainer.run_dir import RunDir
 
 pytestmark = [
     pytest.mark.services,
-    pytest.mark.timeout(600),
+    pytest.mark.timeout(400),
     pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs ray"),
 ]
 JOB = """\
@@ -77,7 +77,7 @@ def processes_of(run, task=None):
 def goes_on(project, run):
     """Wait until twenty more optimiser steps are done."""
     before = project.status(run)["status"]["optim_step"]
-    eventually(lambda: project.status(run)["status"]["optim_step"] > before + 20)
+    eventually(lambda: project.status(run)["status"]["optim_step"] > before + 20, 90)
 
 
 def test_actors_of_both_nodes_train_a_run_to_its_end(project, cluster):
@@ -108,8 +108,8 @@ def test_a_run_outlives_its_nodes_and_is_requeued_with_a_cluster_of_its_own(proj
     assert "resuming from step" in project.log(run, 2)
     cluster.kill_node("gpu2")
     try:
-        eventually(lambda: not processes_of(run, 1), 60)
-        eventually(lambda: "is lost and replaced" in project.log(run, 2))
+        eventually(lambda: not processes_of(run, 1), 20)
+        eventually(lambda: "is lost and replaced" in project.log(run, 2), 90)
         goes_on(project, run)
         assert cluster.run("squeue", "-h", "-o", "%T").strip() == "RUNNING"
         project.run("cancel", run.root.name, "--grace", "60s", timeout=150)

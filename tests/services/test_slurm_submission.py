@@ -10,7 +10,7 @@ from tests.services.slurm_project import SlurmProject, login_node
 from tests.services.sshd import CuttingProxy
 from tests.waiting import eventually
 
-pytestmark = [pytest.mark.services, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.services, pytest.mark.timeout(300)]
 
 CUTS = [number / 6 for number in range(1, 6)]  # after which part of all bytes
 LATE_CUTS = [150, 300, 450, 600]  # bytes before the end: the job is being submitted, or there already

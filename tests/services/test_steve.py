@@ -12,7 +12,7 @@ from tests.services.slurm_project import FOREVER
 from tests.services.steve_site import SECRET, allocations, behave, refused_step, steve_site
 from tests.waiting import eventually
 
-pytestmark = [pytest.mark.services, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.services, pytest.mark.timeout(300)]
 # The image's Python: what it has need not be installed, and what it trains is the real trainer.
 PYTHON = """#!/bin/sh
 if [ "$1 $2" = "-m trainer" ]; then
@@ -108,6 +108,7 @@ def test_cancelling_what_runs_saves_first_and_leaves_nothing_running(project, cl
     assert allocations(cluster) == []
 
 
+@pytest.mark.timeout(600)
 def test_before_the_time_limit_a_checkpoint_is_saved_and_attempt_2_goes_on_from_it(project, cluster):
     # Slurm's warning comes up to a minute early: of two minutes an attempt has half a minute at the least.
     run = project.submit(project.write("limited", time="2:00", steps=FOREVER, retries=1))
@@ -129,7 +130,7 @@ def test_a_node_that_dies_is_a_node_failure_and_the_run_goes_on_elsewhere(projec
     node = cluster.run("squeue", "-h", "-o", "%N", "-j", project.status(run)["handle"].partition(":")[0]).strip()
     cluster.kill_node(node)
     try:
-        project.trains(run, attempt=2)
+        project.trains(run, attempt=2, seconds=120)
         assert "resuming from step" in project.log(run, 2)
         assert [one["failure_class"] for one in project.status(run)["attempts"]] == ["node-failure", None]
         project.run("cancel", run.root.name, "--grace", "60s", timeout=100)
@@ -143,7 +144,7 @@ def test_a_higher_partition_takes_the_nodes_and_the_run_is_preempted_and_goes_on
     eventually(lambda: project.status(run) and (run.checkpoints / "latest").exists())
     wrap = "--wrap=sleep 5"
     cluster.run("sbatch", "--partition=high", "-N2", "--gres=gpu:8", "--exclusive", "-o/dev/null", wrap)
-    project.trains(run, attempt=2)
+    project.trains(run, attempt=2, seconds=120)
     assert "resuming from step" in project.log(run, 2)
     assert [one["failure_class"] for one in project.status(run)["attempts"]] == ["preempted", None]
     project.run("cancel", run.root.name, "--grace", "60s", timeout=100)
@@ -167,7 +168,7 @@ def test_two_allocations_share_a_sweep_and_a_node_that_dies_costs_what_ran_on_it
         assert "had not begun" in project.status(runs[2])["attempts"][0]["message"]
     finally:
         cluster.start_node(node)
-    project.trains(runs[2], attempt=2)
+    project.trains(runs[2], attempt=2, seconds=120)
     assert "until others of its sweep have ended" in project.status(runs[0])["message"]
     assert len(allocations(cluster)) == 2
     project.run("cancel", "--yes", *[run.root.name for run in runs], "--grace", "60s", timeout=150)

@@ -115,7 +115,7 @@ def test_a_sweep_over_isaac_labs_kind_of_task_is_set_up_trained_and_pulled_and_i
     assert int(re.search(r"packages: installed in (\d+) s", first)[1]) > 0
     assert "packages: installed already" in second
     assert "Successfully installed torchrl" not in second
-    eventually(lambda: allocations(cluster) == [] and containers(engine) == [], 80)
+    eventually(lambda: allocations(cluster) == [] and containers(engine) == [], 40)
     assert [pid for run in runs for pid in processes_of(run)] == []
 
 
@@ -136,8 +136,8 @@ def test_a_containers_files_die_with_its_allocation_and_the_run_goes_on_from_wha
     bystander = subprocess.Popen(["sleep", "600"], env={"LONGSHORE_RUN_ID": "another"})
     try:
         cluster.run("scancel", allocation)
-        eventually(lambda: containers(engine) == [], 80)
-        eventually(lambda: processes_of(run) == [], 80)
+        eventually(lambda: containers(engine) == [], 40)
+        eventually(lambda: processes_of(run) == [], 40)
         site.trains(run, attempt=2, seconds=400)
         log = site.log(run, 2)
         assert "resuming from step" in log
@@ -148,5 +148,5 @@ def test_a_containers_files_die_with_its_allocation_and_the_run_goes_on_from_wha
     finally:
         bystander.kill()
     assert [one["failure_class"] for one in site.status(run)["attempts"]] == ["node-failure", None]
-    eventually(lambda: allocations(cluster) == [] and containers(engine) == [], 80)
+    eventually(lambda: allocations(cluster) == [] and containers(engine) == [], 40)
     assert processes_of(run) == []

@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.trainer.agents import assert_equal_to_rounding, noise_of, random_rows, sequences_of, small_agent
+from tests.trainer.agents import assert_equal_to_rounding, noise_of, observe, random_rows, sequences_of, small_agent
 from trainer.agents.base import Agent
 from trainer.agents.dreamer_v3 import DreamerV3
 from trainer.agents.returns import lambda_returns
 from trainer.errors import ConfigError
 from trainer.world_model.functional import two_hot_mean
-from trainer.world_model.rssm import State
+from trainer.world_model.rssm import stacked
 
 T, B = 5, 3
 DYNAMICS = "agent.behaviour.actor_gradient=dynamics"
@@ -38,23 +38,15 @@ def test_the_actors_gradient_is_that_of_the_advantages_over_all_that_it_imagines
     agent = small_agent(DYNAMICS)
     assert isinstance(agent, DreamerV3)
     found, noise = gradients(agent), noise_of(agent, T, B)
-    rows = sequences_of(agent, random_rows(T + 1, B))
+    sequences = sequences_of(agent, random_rows(T + 1, B))
     with torch.no_grad():
-        inner = rows.rows.window(1)
-        rollout = agent.world_model.rssm.observe(
-            rows.context,
-            inner.action,
-            agent.world_model.encode(inner.observation),
-            inner.is_first,
-            noise.departure,
-            noise.arrival,
-        )
+        rollout = observe(agent, sequences.rows.window(1), sequences.context)
     states, entropy = [rollout.departure.flatten()], []
     for latent, draw in zip(noise.imagined, noise.action, strict=True):
         policy = agent.actor(states[-1].features().detach())
         entropy.append(policy.entropy())
         states.append(agent.world_model.rssm.imagine(states[-1], policy.sample(draw), latent))
-    features = State(*(torch.stack(field) for field in zip(*states, strict=True))).features()
+    features = stacked(states).features()
     discount = torch.sigmoid(agent.world_model.continuation(features))
     value = two_hot_mean(agent.critic(features), agent.critic.bins)
     returns = lambda_returns(agent.world_model.reward(features), discount, value, lam=agent.config.behaviour.lambda_)

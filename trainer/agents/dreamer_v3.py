@@ -25,8 +25,6 @@ from trainer.world_model.layers import frozen_twin
 from trainer.world_model.model import world_model_losses
 from trainer.world_model.rssm import Rollout, State, stacked
 
-ACTOR_GRADIENTS = ("reinforce", "dynamics")
-
 
 class DreamerV3(Agent):
     """World model, actor, critic and slow critic; arguments as in `Agent`.
@@ -41,12 +39,11 @@ class DreamerV3(Agent):
 
     def __init__(self, config: Config, observation: Mapping[str, Space], action: int) -> None:
         super().__init__(config, observation, action)
-        if config.behaviour.actor_gradient not in ACTOR_GRADIENTS:
-            raise ConfigError(
-                f"agent.behaviour.actor_gradient: {config.behaviour.actor_gradient!r} is neither "
-                f"{' nor '.join(ACTOR_GRADIENTS)}"
-            )
         behaviour, units, features = config.behaviour, config.world_model.units, self.world_model.features
+        if behaviour.actor_gradient not in ("reinforce", "dynamics"):
+            raise ConfigError(
+                f"agent.behaviour.actor_gradient: {behaviour.actor_gradient!r} is neither reinforce nor dynamics"
+            )
         self.discount = 1 - 1 / behaviour.return_horizon
         self.actor = Actor(features, action, units, behaviour.layers, behaviour.min_std, behaviour.max_std)
         self.critic = Critic(features, units, behaviour.layers, config.world_model.bins)
