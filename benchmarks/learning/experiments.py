@@ -13,7 +13,7 @@ DMC_RATIO = 512  # frames trained on for each action taken
 BATCH = 1024  # frames: 16 sequences of 64
 DMC_STEPS = DMC_ENVIRONMENTS * DMC_RATIO // BATCH  # optimiser steps for every step of all environments
 DMC_SIZES = tuple(f"agent.world_model.{key}" for key in ("deter=2048", "hidden=256", "classes=16", "units=256"))
-FIXED = ("pipeline=sync", "checkpoint.interval=120", "checkpoint.keep=1", "logger.tensorboard=false")
+FIXED = ("checkpoint.interval=120", "checkpoint.keep=1", "logger.tensorboard=false")
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class Experiment:
         overrides: Of the trainer's config.
         together: Several runs may go in one process, each on a CUDA stream of its own. mjlab's runs may not: its
             kernels are not ordered with what runs on other streams than the default one.
+        apart: The run has a process of its own, as `pipeline=async` needs.
     """
 
     task: str
@@ -35,7 +36,8 @@ class Experiment:
     repeat: int
     actions: int
     overrides: tuple[str, ...]
-    together: bool
+    together: bool = False
+    apart: bool = False
 
 
 def dmc(task: str, frames: int) -> Experiment:
@@ -55,6 +57,7 @@ def dmc(task: str, frames: int) -> Experiment:
         DMC_REPEAT,
         actions,
         (
+            "pipeline=sync",
             "env.backend=dm_control",
             f"env.name={task}",
             "env.observation_key=null",
@@ -79,31 +82,62 @@ def dmc(task: str, frames: int) -> Experiment:
 
 
 def mjlab(
-    task: str, *, environments: int, frames: int, random: int, chunk: int, steps: int, sizes: tuple[str, ...]
+    task: str,
+    *,
+    environments: int,
+    frames: int,
+    random: int,
+    chunk: int,
+    steps: int,
+    batch: int,
+    sizes: tuple[str, ...],
+    two_gpus: bool = False,
 ) -> Experiment:
-    """A task of mjlab's, with `steps` optimiser steps after every `chunk` steps of all environments."""
-    rounds = -(-(frames - random) // (environments * chunk))
+    """A task of mjlab's, with `steps` optimiser steps of `batch` frames for every `chunk` steps of all environments.
+
+    With `two_gpus`, one simulates while the other learns, and neither gets ahead of that ratio.
+    """
+    collected = environments * chunk
+    rounds = -(-(frames - random) // collected)
+    if two_gpus:
+        layout = ("pipeline=async", f"optimization.replay_ratio={steps * batch / collected}")
+    else:
+        layout = ("pipeline=sync", f"optimization.optim_steps_per_batch={steps}")
     return Experiment(
         task,
         "mjlab",
         1,
         frames,
         (
+            *layout,
             "env.backend=mjlab",
             f"env.name={task}",
             f"env.num_envs={environments}",
-            f"collector.frames_per_batch={environments * chunk}",
+            f"collector.frames_per_batch={collected}",
             f"collector.init_random_frames={random}",
             f"replay_buffer.buffer_size={frames + environments * 100}",
-            f"optimization.optim_steps_per_batch={steps}",
+            f"replay_buffer.batch_size={batch}",
             f"optimization.total_optim_steps={rounds * steps}",
             "optimization.autocast=bfloat16",
             *sizes,
         ),
-        together=False,
+        apart=two_gpus,
     )
 
 
+GO1 = "Mjlab-Velocity-Flat-Unitree-Go1"
+GO1_FRAMES = 8_200_000  # a fifth of what PPO needs for 80
+GO1_SIZES = (
+    "env.reward_scale=50",
+    "replay_buffer.batch_length=50",
+    "agent.world_model.hidden=256",
+    "agent.world_model.units=256",
+    "agent.behaviour.return_horizon=100",  # 2 s
+    "agent.optimizer.lr=4e-4",
+    "agent.optimizer.warmup=200",
+    "eval.episodes=4096",
+    "logger.interval=50",
+)
 EXPERIMENTS: Mapping[str, Experiment] = {
     "dmc-cartpole-swingup": dmc("cartpole_swingup", DMC_FRAMES),
     "dmc-walker-walk": dmc("walker_walk", DMC_FRAMES),
@@ -115,9 +149,9 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         random=51_200,
         chunk=8,
         steps=8,
+        batch=4096,
         sizes=(
             "env.reward_scale=20",
-            "replay_buffer.batch_size=4096",
             "replay_buffer.batch_length=32",
             "agent.behaviour.imagination_last=8",
             "agent.optimizer.lr=3e-4",
@@ -127,23 +161,18 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         ),
     ),
     "mjlab-go1": mjlab(
-        "Mjlab-Velocity-Flat-Unitree-Go1",
+        GO1, environments=4096, frames=GO1_FRAMES, random=204_800, chunk=5, steps=32, batch=10_000, sizes=GO1_SIZES
+    ),
+    # A learner that does not wait for the simulator has the time for half as many steps again.
+    "mjlab-go1-two-gpus": mjlab(
+        GO1,
         environments=4096,
-        frames=8_200_000,  # a fifth of what PPO needs for 80
+        frames=GO1_FRAMES,
         random=204_800,
         chunk=5,
-        steps=32,
-        sizes=(
-            "env.reward_scale=50",
-            "replay_buffer.batch_size=10000",
-            "replay_buffer.batch_length=50",
-            "agent.world_model.hidden=256",
-            "agent.world_model.units=256",
-            "agent.behaviour.return_horizon=100",  # 2 s
-            "agent.optimizer.lr=4e-4",
-            "agent.optimizer.warmup=200",
-            "eval.episodes=4096",
-            "logger.interval=50",
-        ),
+        steps=48,
+        batch=10_000,
+        sizes=GO1_SIZES,
+        two_gpus=True,
     ),
 }

@@ -1,26 +1,48 @@
-"""Runs of our trainer in this process, one or several at a time, until they are done or a budget is spent."""
+"""Runs of our trainer, several in this process or one in its own, until they are done or a budget is spent."""
 
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
 import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import torch
 
 from benchmarks.learning.experiments import EXPERIMENTS, FIXED
+from benchmarks.pipeline import start, stop
 from trainer.config import compose
 from trainer.errors import Stopped
 from trainer.pipelines.sync_loop import SyncPipeline
 from trainer.role import RoleConfig, RoleContext
-from trainer.run_dir import RunDir
+from trainer.run_dir import ExitCode, RunDir
 
 WRITE_SECONDS = 5.0
 TOGETHER = 8  # PyTorch's pool has 32 CUDA streams, of which each run takes four
+
+
+class Run:
+    """One seed of one experiment.
+
+    Args:
+        name: Of the experiment.
+        seed: Of the run.
+        folder: That run directories lie below.
+        overrides: Of the trainer's config, on top of the experiment's.
+        deadline: Of `time.monotonic()`, at which it is to save and end.
+    """
+
+    def __init__(self, name: str, seed: int, folder: Path, overrides: Sequence[str], deadline: float) -> None:
+        self.name, self.seed, self.deadline = name, seed, deadline
+        self.run_dir = RunDir((folder / name / f"seed-{seed}").absolute())
+        self.run_dir.root.mkdir(parents=True, exist_ok=True)
+        self.words = [*EXPERIMENTS[name].overrides, *FIXED, *overrides, f"seed={seed}", f"run_dir={self.run_dir.root}"]
+        self.failed = False
 
 
 class TimedContext(RoleContext):
@@ -35,53 +57,35 @@ class TimedContext(RoleContext):
         return time.monotonic() >= self._deadline
 
 
-class Run:
-    """One seed of one experiment, in this process.
+class _Thread:
+    """A run in a thread of this process."""
 
-    Args:
-        name: Of the experiment.
-        seed: Of the run.
-        folder: That run directories lie below.
-        overrides: Of the trainer's config, on top of the experiment's.
-        deadline: Of `time.monotonic()`, at which it is to save and end.
-    """
-
-    def __init__(self, name: str, seed: int, folder: Path, overrides: Sequence[str], deadline: float) -> None:
-        self.name, self.seed = name, seed
-        self.run_dir = RunDir((folder / name / f"seed-{seed}").absolute())
-        self.run_dir.root.mkdir(parents=True, exist_ok=True)
-        words = [*EXPERIMENTS[name].overrides, *FIXED, *overrides, f"seed={seed}", f"run_dir={self.run_dir.root}"]
-        attempt = max(self.run_dir.attempts(), default=0) + 1
-        files = {"outcome": str(self.run_dir.root / "outcome.json"), "reserve": str(self.run_dir.root / ".reserve")}
-        role = RoleConfig("trainer", compose(words), str(self.run_dir.root), attempt, coordinator=os.getpid(), **files)
-        self._context = TimedContext(role, deadline)
-        self._pipeline: SyncPipeline | None = None
-        self._stream: torch.cuda.Stream | None = None
-        self.error: BaseException | None = None
-
-    def build(self, *, own_stream: bool) -> None:
+    def __init__(self, run: Run, *, own_stream: bool) -> None:
         """Start the simulator, and compile and capture the optimiser step."""
+        self._run, self._stream = run, None
         if own_stream and torch.cuda.is_available():
             # Scratch memory of cuBLAS belongs to the stream of the capture: runs at the same time must not share it.
             torch.cuda.graph.default_capture_stream = torch.cuda.Stream()
             self._stream = torch.cuda.Stream()
-        self._pipeline = SyncPipeline(self._context)
+        root, attempt = run.run_dir.root, max(run.run_dir.attempts(), default=0) + 1
+        files = {"outcome": str(root / "outcome.json"), "reserve": str(root / ".reserve")}
+        role = RoleConfig("trainer", compose(run.words), str(root), attempt, coordinator=os.getpid(), **files)
+        self._pipeline = SyncPipeline(TimedContext(role, run.deadline))
+        self.thread = threading.Thread(target=self._train, name=f"{run.name} {run.seed}")
 
-    def train(self) -> None:
-        """Until it is done or the budget is spent; what goes wrong is kept in `error`."""
-        assert self._pipeline is not None
+    def _train(self) -> None:
         try:
             with nullcontext() if self._stream is None else torch.cuda.stream(self._stream):
                 self._pipeline.run()
         except Stopped:
             pass
-        except BaseException as error:
+        except BaseException:
             traceback.print_exc()
-            self.error = error
+            self._run.failed = True
 
 
 def side_by_side(runs: Sequence[Run], meanwhile: Callable[[], None]) -> None:
-    """Train all at once, in threads, and call something every few seconds.
+    """Train all at once, in threads, and call something every few seconds; what goes wrong is printed.
 
     Raises:
         SystemExit: There are too many for streams of their own.
@@ -90,13 +94,28 @@ def side_by_side(runs: Sequence[Run], meanwhile: Callable[[], None]) -> None:
         raise SystemExit(f"{len(runs)} runs at a time are too many: {TOGETHER} have CUDA streams of their own")
     if torch.cuda.is_available():
         torch._dynamo.config.recompile_limit = 64  # each task has shapes of its own
-    for run in runs:
-        run.build(own_stream=len(runs) > 1)
+    threads = [_Thread(run, own_stream=len(runs) > 1).thread for run in runs]
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    threads = [threading.Thread(target=run.train, name=f"{run.name} {run.seed}") for run in runs]
     for thread in threads:
         thread.start()
     while any(thread.is_alive() for thread in threads):
         threads[0].join(WRITE_SECONDS)
         meanwhile()
+
+
+def apart(run: Run, meanwhile: Callable[[], None]) -> None:
+    """Train as `python -m trainer` does, with output.log for what it says; call something every few seconds."""
+    log = run.run_dir.root / "output.log"
+    with log.open("ab") as output:
+        process = start(run.run_dir, run.words, output.fileno())
+    try:
+        while process.poll() is None and time.monotonic() < run.deadline:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(min(WRITE_SECONDS, max(0.0, run.deadline - time.monotonic())))
+            meanwhile()
+    finally:
+        code = stop(process)
+    if code not in (ExitCode.DONE, ExitCode.RESUMABLE, -signal.SIGTERM):  # the last: it had not got as far as to save
+        print(f"{run.name} seed {run.seed}: exited with {code}, see {log}")
+        run.failed = True

@@ -7,7 +7,8 @@ Runs that have not come to their end when the budget is spent save themselves, a
 Run directories lie below runs/learning, results in benchmarks/results, written anew every few seconds.
 
 Runs of dm_control go side by side in one process, each in a thread and on a CUDA stream of its own: small networks
-leave most of a GPU idle, and processes would get it in turns. Runs of mjlab go one after the other.
+leave most of a GPU idle, and processes would get it in turns. Runs of mjlab go one after the other, and those with a
+GPU for either side as `python -m trainer` does.
 """
 
 from __future__ import annotations
@@ -69,7 +70,11 @@ def check_overrides(name: str, folder: Path, overrides: Sequence[str]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train as the command line says."""
-    from benchmarks.learning.runs import Run, side_by_side  # not above: processes that step dm_control import this file
+    from benchmarks.learning.runs import (
+        Run,
+        apart,
+        side_by_side,
+    )  # not above: processes that step dm_control import this
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="+", metavar="EXPERIMENT", help=f"{', '.join(EXPERIMENTS)}; then KEY=VALUE")
@@ -93,10 +98,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         check_overrides(name, options.folder, overrides)
         runs += [Run(name, seed, options.folder, overrides, deadline) for seed in options.seeds]
     runs = [run for run in runs if not run.run_dir.summary.exists()]
-    groups = [[run for run in runs if EXPERIMENTS[run.name].together]]
-    groups += [[run] for run in runs if not EXPERIMENTS[run.name].together]
-    for group in groups:
-        if group and time.monotonic() < deadline:
+    together = [run for run in runs if EXPERIMENTS[run.name].together]
+    for group in [together, *([run] for run in runs if run not in together)]:
+        if not group or time.monotonic() >= deadline:
+            continue
+        if EXPERIMENTS[group[0].name].apart:
+            apart(group[0], save_all)
+        else:
             side_by_side(group, save_all)
     save_all()
     for name in names:
@@ -104,7 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             last = f"{curve.returns[-1]:.1f} at {curve.frames[-1]:,} frames" if curve.returns else "no episode yet"
             ended = f", {curve.trained_return:.1f} without noise" if curve.trained_return is not None else ""
             print(f"{name} seed {curve.seed}: {last}{ended}{'' if curve.finished else ' (not finished)'}")
-    if any(run.error for run in runs):
+    if any(run.failed for run in runs):
         raise SystemExit(1)
 
 

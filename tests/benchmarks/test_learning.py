@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +48,12 @@ def test_experiments_collect_what_they_say(name: str):
     experiment = EXPERIMENTS[name]
     config = compose([*experiment.overrides, *FIXED])
     optimization, collector = config["optimization"], config["collector"]
-    rounds = optimization["total_optim_steps"] / optimization["optim_steps_per_batch"]
-    collected = collector["init_random_frames"] + rounds * collector["frames_per_batch"]
+    if ratio := optimization["replay_ratio"]:
+        learnt_from = optimization["total_optim_steps"] * config["replay_buffer"]["batch_size"] / ratio
+    else:
+        rounds = optimization["total_optim_steps"] / optimization["optim_steps_per_batch"]
+        learnt_from = rounds * collector["frames_per_batch"]
+    collected = collector["init_random_frames"] + learnt_from
     assert experiment.actions <= collected < experiment.actions + collector["frames_per_batch"]
     assert config["replay_buffer"]["buffer_size"] >= collected
 
@@ -81,6 +86,28 @@ def test_seeds_train_side_by_side_and_go_on_after_a_budget(tmp_path: Path, monke
     before = (tmp_path / "dmc-cartpole-swingup" / "seed-3" / "metrics.jsonl").read_bytes()
     train.main([*arguments, "--budget", "60"])  # nothing is left to do
     assert (tmp_path / "dmc-cartpole-swingup" / "seed-3" / "metrics.jsonl").read_bytes() == before
+
+
+@needs_dm_control
+def test_a_run_in_processes_of_its_own_is_stopped_by_its_budget_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    one = EXPERIMENTS["dmc-cartpole-swingup"]
+    words = [*one.overrides, "pipeline=async", "optimization.replay_ratio=1", "device=cpu"]
+    monkeypatch.setitem(
+        EXPERIMENTS,  # type: ignore[arg-type]
+        "dmc-apart",
+        replace(one, overrides=tuple(words), together=False, apart=True),
+    )
+    arguments = ["dmc-apart", "--folder", str(tmp_path), "--out", str(tmp_path), *SMALL]
+    train.main([*arguments, "--budget", "0.5"])
+    assert not any(figure["finished"] for figure in result(tmp_path, "dmc-apart")["figures"])
+    train.main([*arguments, "--budget", "200"])
+    (figure,) = result(tmp_path, "dmc-apart")["figures"]
+    assert (figure["finished"], figure["optim_steps"]) == (True, 8)
+    with pytest.raises(SystemExit):
+        train.main(["dmc-apart", "--folder", str(tmp_path / "wrong"), "--out", str(tmp_path / "wrong"), "device=tpu"])
+    assert "tpu" in (tmp_path / "wrong" / "dmc-apart" / "seed-0" / "output.log").read_text(encoding="utf-8")
 
 
 def test_unknown_experiments_name_what_there_is():
