@@ -69,7 +69,7 @@ def _suite(results: Mapping[str, Result], published: Result) -> str:
         header = ["frames", "mean of the seeds", "each seed"]
         header += ["their code here", "each seed of it"] if code else []
         text = f"{origin(name, result)}\n\n{table([*header, 'published', 'each seed of theirs'], rows)}\n"
-        parts += [f"`{result['settings']['task']}`, {text}"]
+        parts += [f"`{result['settings']['task']}`{variant(result)}, {text}"]
         if code:
             parts.append(f"Their code, at {code['settings']['code']}: {origin(upstream(name), code)[:-1]}.\n")
         if None in last:
@@ -104,7 +104,7 @@ def _versus(results: Mapping[str, Result]) -> str:
                 frames, seconds = reached(curve, goal) or (None, None)
                 rows.append(
                     (
-                        f"{method(name)}, seed {curve.seed}",
+                        f"{method(name)}{variant(results[name])}, seed {curve.seed}",
                         "never" if frames is None else f"{frames / 1e6:.2f} M",
                         "" if seconds is None else f"{seconds:.0f}",
                         f"{max(over_last(curve, EPISODES), default=0):.1f}",
@@ -115,7 +115,8 @@ def _versus(results: Mapping[str, Result]) -> str:
                 )
         header = ("", f"frames to {goal:.0f}", "seconds to it", "best", "frames", "seconds", "without noise")
         parts.append(table(header, rows) + "\n")
-        parts += [f"{method(name)}: {origin(name, results[name])[:-1]}.\n" for name in found]
+        for name in found:
+            parts.append(f"{method(name)}{variant(results[name])}: {origin(name, results[name])[:-1]}.\n")
         parts.append(f"![{task}]({picture(task.lower())})\n")
     return "\n".join(parts) or NOTHING
 
@@ -142,6 +143,12 @@ def method(name: str) -> str:
     if name.startswith("learning-upstream-"):
         return "danijar/dreamerv3"
     return "PPO" if name.startswith("learning-ppo-") else "DreamerV3"
+
+
+def variant(result: Result) -> str:
+    """What sets it apart from others of its task, in words that follow a name; mostly none."""
+    words = result["settings"].get("variant")
+    return f" {words}" if words else ""
 
 
 def upstream(name: str) -> str:
@@ -181,7 +188,7 @@ def draw(path: Path, results: Mapping[str, Result]) -> None:
     figure, panels = pyplot.subplots(1, 2, figsize=(10, 3.6), sharey=True, layout="constrained")
     for index, (name, result) in enumerate(results.items()):
         for number, curve in enumerate(_curves(result)):
-            label = None if number else method(name)
+            label = None if number else f"{method(name)}{variant(result)}"
             for panel, places in zip(panels, (curve.frames, curve.seconds), strict=True):
                 panel.plot(places, over_last(curve, EPISODES), color=f"C{index}", alpha=0.8, label=label)
     for panel, label in zip(panels, ("frames", "seconds"), strict=True):

@@ -11,6 +11,8 @@ from torch import Tensor
 from trainer.checkpoint import save
 from trainer.run_dir import RunDir
 
+COMPRESSED = 1 << 30  # bytes at most: gzip takes half a minute for them, and a run that is to stop waits for that
+
 
 class BackgroundSaver:
     """Writes the checkpoints of a run, one at a time.
@@ -45,7 +47,8 @@ class BackgroundSaver:
             step: Optimiser steps done.
             parts: Copies of their tensors in main memory are written; in the background training may go on meanwhile.
             score: How good the policy is.
-            compress: Names of parts to compress, in the background alone: who waits does not want that.
+            compress: Names of parts to compress, unless they are too large to be done soon, and in the background alone:
+                who waits does not want that.
             background: Return before it is written.
 
         Raises:
@@ -54,7 +57,8 @@ class BackgroundSaver:
         if background:
             self.wait()
             copies = {name: _copied(part, own=True) for name, part in parts.items()}
-            self._thread = threading.Thread(target=self._write, args=(step, copies, score, compress), name="checkpoint")
+            packed = [name for name in compress if _bytes(copies[name]) <= COMPRESSED]
+            self._thread = threading.Thread(target=self._write, args=(step, copies, score, packed), name="checkpoint")
             self._thread.start()
         else:
             self._join()  # if that one failed, this one will tell
@@ -104,3 +108,16 @@ def _copied(part: Any, *, own: bool) -> Any:
             return type(part)(_copied(value, own=own) for value in part)
         case _:
             return part
+
+
+def _bytes(part: Any) -> int:
+    """Of all tensors in a part."""
+    match part:
+        case Tensor():
+            return part.nbytes
+        case Mapping():
+            return sum(map(_bytes, part.values()))
+        case list() | tuple():
+            return sum(map(_bytes, part))
+        case _:
+            return 0

@@ -29,6 +29,7 @@ class Experiment:
         together: Several runs may go in one process, each on a CUDA stream of its own. mjlab's runs may not: its
             kernels are not ordered with what runs on other streams than the default one.
         apart: The run has a process of its own, as `pipeline=async` needs.
+        variant: What sets it apart from others of the task, in words that follow a name.
     """
 
     task: str
@@ -38,13 +39,15 @@ class Experiment:
     overrides: tuple[str, ...]
     together: bool = False
     apart: bool = False
+    variant: str = ""
 
 
-def dmc(task: str, frames: int) -> Experiment:
+def dmc(task: str, frames: int, *other: str, variant: str = "") -> Experiment:
     """A task of the control suite from states, in DreamerV3's protocol: 16 environments, each action held for 2 steps.
 
     512 frames are trained on for each action, in batches of 16 sequences of 64: eight optimiser steps for every step
-    of all environments. The agent has the sizes of the published scores, 12 M parameters by their count.
+    of all environments. The agent has the sizes of the published scores, 12 M parameters by their count; `other`
+    overrides are what the variant has in the place of published settings.
 
     Source: Hafner et al. 2023, tables 2 and 11; danijar/dreamerv3, dreamerv3/configs.yaml (`dmc_proprio`, `size12m`) as
     of the paper's second version.
@@ -76,8 +79,10 @@ def dmc(task: str, frames: int) -> Experiment:
             "eval.fraction=0",
             f"eval.episodes={DMC_ENVIRONMENTS}",
             "logger.interval=200",
+            *other,
         ),
         together=True,
+        variant=variant,
     )
 
 
@@ -122,6 +127,7 @@ def mjlab(
             *sizes,
         ),
         apart=two_gpus,
+        variant="on two GPUs" if two_gpus else "",
     )
 
 
@@ -141,6 +147,17 @@ GO1_SIZES = (
 EXPERIMENTS: Mapping[str, Experiment] = {
     "dmc-cartpole-swingup": dmc("cartpole_swingup", DMC_FRAMES),
     "dmc-walker-walk": dmc("walker_walk", DMC_FRAMES),
+    "dmc-walker-walk-lr-3e-4": dmc(
+        "walker_walk", DMC_FRAMES, "agent.optimizer.lr=3e-4", variant="with a learning rate of 3e-4"
+    ),
+    "dmc-walker-walk-dynamics": dmc(
+        "walker_walk",
+        DMC_FRAMES,
+        "agent.optimizer.lr=3e-4",
+        "agent.behaviour.actor_gradient=dynamics",
+        "agent.behaviour.entropy_scale=3e-3",
+        variant="with a learning rate of 3e-4 and gradients through the dynamics",
+    ),
     # Rewards are multiplied back to one a step (mjlab has them times its control step).
     "mjlab-cartpole-swingup": mjlab(
         "Mjlab-Cartpole-Swingup",

@@ -45,6 +45,7 @@ def save(name: str, folder: Path, out: Path | None) -> None:
     experiment, overrides = EXPERIMENTS[name], folder / name / "overrides"
     settings = {
         "task": experiment.task,
+        "variant": experiment.variant,
         "action_repeat": experiment.repeat,
         "overrides": [*experiment.overrides, *FIXED, *overrides.read_text(encoding="utf-8").split()],
     }

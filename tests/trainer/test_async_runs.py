@@ -109,7 +109,9 @@ def test_a_run_that_is_stopped_saves_all_and_goes_on_to_success(run: Run):
     assert summary["frames"] > before["frames"]
     assert summary["random_return"] == before["random_return"] > 0
     assert summary["trained_return"] > 0
-    assert load_latest(run.run_dir).step == total
+    last = load_latest(run.run_dir)
+    assert last.step == total
+    assert (last.path / "replay.pt").exists(), "the evaluation waits for it: nothing is compressed"
     status = run.run_dir.read_status()
     assert (status.phase, status.optim_step, status.frames) == (Phase.DONE, total, summary["frames"])
     assert {"loss/total", "episode/return", "throughput/fps", "pipeline/policy_lag", "pipeline/replay_ratio"} <= set(

@@ -79,3 +79,13 @@ def test_the_last_word_is_written_even_if_the_checkpoint_before_it_could_not_be(
     save(saver, 2, torch.randn(4), background=False)
     assert os.readlink(run_dir.checkpoints / "latest") == "step_00000002"
     assert [path.name for path in (run_dir.checkpoints / "latest").glob("replay*")] == ["replay.pt"]
+
+
+def test_what_gzip_would_be_busy_with_for_long_is_written_as_it_is(run_dir, monkeypatch):
+    monkeypatch.setattr(saving, "COMPRESSED", 400)
+    saver = BackgroundSaver(run_dir, 2)
+    for step, rows in ((1, 100), (2, 101)):
+        save(saver, step, {"rows": [torch.zeros(rows, dtype=torch.int32)]})
+        saver.wait()
+    files = {path.parent.name: path.name for path in run_dir.checkpoints.glob("step_*/replay*")}
+    assert files == {"step_00000001": "replay.pt.gz", "step_00000002": "replay.pt"}
