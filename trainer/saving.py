@@ -47,7 +47,7 @@ class BackgroundSaver:
             step: Optimiser steps done.
             parts: Copies of their tensors in main memory are written; in the background training may go on meanwhile.
             score: How good the policy is.
-            compress: Names of parts to compress, unless they are too large to be done soon, and in the background alone:
+            compress: Names of parts to compress, if they are small enough to be done soon, and in the background alone:
                 who waits does not want that.
             background: Return before it is written.
 

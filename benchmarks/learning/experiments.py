@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 EPISODE = 1000  # steps of the suite's own, in every task of it
 DMC_REPEAT = 2
@@ -131,18 +132,43 @@ def mjlab(
     )
 
 
-GO1 = "Mjlab-Velocity-Flat-Unitree-Go1"
-GO1_FRAMES = 8_200_000  # a fifth of what PPO needs for 80
-GO1_SIZES = (
-    "env.reward_scale=50",
-    "replay_buffer.batch_length=50",
-    "agent.world_model.hidden=256",
-    "agent.world_model.units=256",
-    "agent.behaviour.return_horizon=100",  # 2 s
-    "agent.optimizer.lr=4e-4",
-    "agent.optimizer.warmup=200",
-    "eval.episodes=4096",
-    "logger.interval=50",
+cartpole = partial(
+    mjlab,
+    "Mjlab-Cartpole-Swingup",
+    environments=256,
+    frames=1_260_000,  # a fifth of what PPO needs for 40
+    random=51_200,
+    chunk=8,
+    batch=4096,
+    sizes=(
+        "env.reward_scale=20",  # rewards back to one a step: mjlab has them times its control step
+        "replay_buffer.batch_length=32",
+        "agent.behaviour.imagination_last=8",
+        "agent.optimizer.lr=3e-4",
+        "agent.optimizer.warmup=100",
+        "eval.episodes=256",
+        "logger.interval=40",
+    ),
+)
+go1 = partial(
+    mjlab,
+    "Mjlab-Velocity-Flat-Unitree-Go1",
+    environments=4096,
+    frames=8_200_000,  # a fifth of what PPO needs for 80
+    random=204_800,
+    chunk=5,
+    batch=10_000,
+    sizes=(
+        "env.reward_scale=50",  # likewise
+        "replay_buffer.batch_length=50",
+        "agent.world_model.hidden=256",
+        "agent.world_model.units=256",
+        "agent.behaviour.return_horizon=100",  # 2 s
+        "agent.optimizer.lr=4e-4",
+        "agent.optimizer.warmup=200",
+        "eval.episodes=4096",
+        "logger.interval=50",
+    ),
 )
 EXPERIMENTS: Mapping[str, Experiment] = {
     "dmc-cartpole-swingup": dmc("cartpole_swingup", DMC_FRAMES),
@@ -158,38 +184,9 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         "agent.behaviour.entropy_scale=3e-3",
         variant="with a learning rate of 3e-4 and gradients through the dynamics",
     ),
-    # Rewards are multiplied back to one a step (mjlab has them times its control step).
-    "mjlab-cartpole-swingup": mjlab(
-        "Mjlab-Cartpole-Swingup",
-        environments=256,
-        frames=1_260_000,  # a fifth of what PPO needs for 40
-        random=51_200,
-        chunk=8,
-        steps=8,
-        batch=4096,
-        sizes=(
-            "env.reward_scale=20",
-            "replay_buffer.batch_length=32",
-            "agent.behaviour.imagination_last=8",
-            "agent.optimizer.lr=3e-4",
-            "agent.optimizer.warmup=100",
-            "eval.episodes=256",
-            "logger.interval=40",
-        ),
-    ),
-    "mjlab-go1": mjlab(
-        GO1, environments=4096, frames=GO1_FRAMES, random=204_800, chunk=5, steps=32, batch=10_000, sizes=GO1_SIZES
-    ),
+    "mjlab-cartpole-swingup": cartpole(steps=8),
+    "mjlab-go1": go1(steps=32),
     # A learner that does not wait for the simulator has the time for half as many steps again.
-    "mjlab-go1-two-gpus": mjlab(
-        GO1,
-        environments=4096,
-        frames=GO1_FRAMES,
-        random=204_800,
-        chunk=5,
-        steps=48,
-        batch=10_000,
-        sizes=GO1_SIZES,
-        two_gpus=True,
-    ),
+    "mjlab-cartpole-swingup-two-gpus": cartpole(steps=12, two_gpus=True),
+    "mjlab-go1-two-gpus": go1(steps=48, two_gpus=True),
 }
