@@ -71,11 +71,8 @@ def check_overrides(name: str, folder: Path, overrides: Sequence[str]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train as the command line says."""
-    from benchmarks.learning.runs import (
-        Run,
-        apart,
-        side_by_side,
-    )  # not above: processes that step dm_control import this
+    # Not above: processes that step dm_control import this file.
+    from benchmarks.learning.runs import Run, apart, side_by_side
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="+", metavar="EXPERIMENT", help=f"{', '.join(EXPERIMENTS)}; then KEY=VALUE")
