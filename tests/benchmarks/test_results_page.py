@@ -52,6 +52,20 @@ def test_seeds_are_put_beside_what_was_published(tmp_path: Path):
     assert "(learning-dmc-walker-walk-h200.svg)" in page
 
 
+def test_variants_of_a_task_are_told_apart(tmp_path: Path):
+    (tmp_path / "published.json").write_text((results.RESULTS / "published.json").read_text())
+    write(tmp_path, "learning-dmc-walker-walk-a-h200", "walker_walk", curve(0, [1.0]))
+    write(tmp_path, "learning-dmc-walker-walk-b-h200", "walker_walk", curve(0, [1.0]), variant="with more of it")
+    for name, words in (("", ""), ("-two-gpus", "on two GPUs")):
+        write(tmp_path, f"learning-mjlab{name}-h200", "Mjlab-Cartpole-Swingup", curve(0, [1.0]), variant=words)
+    page = results.main(tmp_path)
+    assert "\n`walker_walk`, NVIDIA" in page
+    assert "\n`walker_walk` with more of it, NVIDIA" in page
+    assert "\n| DreamerV3, seed 0 |" in page
+    assert "\n| DreamerV3 on two GPUs, seed 0 |" in page
+    assert "\nDreamerV3 on two GPUs: NVIDIA" in page
+
+
 def test_the_published_code_is_shown_beside_its_published_scores_where_it_ran_on_the_same_gpu(tmp_path: Path):
     (tmp_path / "published.json").write_text((results.RESULTS / "published.json").read_text())
     for name, returns in (("", [10.0, 20.0, 100.0, 300.0, 500.0]), ("upstream-", [10.0, 20.0, 100.0, 200.0, 300.0])):
