@@ -104,7 +104,7 @@ def _versus(results: Mapping[str, Result]) -> str:
                 frames, seconds = reached(curve, goal) or (None, None)
                 rows.append(
                     (
-                        f"{method(name)}{variant(results[name])}, seed {curve.seed}",
+                        f"{learner(name, results[name])}, seed {curve.seed}",
                         "never" if frames is None else f"{frames / 1e6:.2f} M",
                         "" if seconds is None else f"{seconds:.0f}",
                         f"{max(over_last(curve, EPISODES), default=0):.1f}",
@@ -115,8 +115,7 @@ def _versus(results: Mapping[str, Result]) -> str:
                 )
         header = ("", f"frames to {goal:.0f}", "seconds to it", "best", "frames", "seconds", "without noise")
         parts.append(table(header, rows) + "\n")
-        for name in found:
-            parts.append(f"{method(name)}{variant(results[name])}: {origin(name, results[name])[:-1]}.\n")
+        parts += [f"{learner(name, results[name])}: {origin(name, results[name])[:-1]}.\n" for name in found]
         parts.append(f"![{task}]({picture(task.lower())})\n")
     return "\n".join(parts) or NOTHING
 
@@ -138,11 +137,13 @@ def reached(curve: Curve, goal: float) -> tuple[int, float] | None:
     return None
 
 
-def method(name: str) -> str:
+def learner(name: str, result: Result) -> str:
     """Who learnt in a result file."""
     if name.startswith("learning-upstream-"):
-        return "danijar/dreamerv3"
-    return "PPO" if name.startswith("learning-ppo-") else "DreamerV3"
+        method = "danijar/dreamerv3"
+    else:
+        method = "PPO" if name.startswith("learning-ppo-") else "DreamerV3"
+    return method + variant(result)
 
 
 def variant(result: Result) -> str:
@@ -188,7 +189,7 @@ def draw(path: Path, results: Mapping[str, Result]) -> None:
     figure, panels = pyplot.subplots(1, 2, figsize=(10, 3.6), sharey=True, layout="constrained")
     for index, (name, result) in enumerate(results.items()):
         for number, curve in enumerate(_curves(result)):
-            label = None if number else f"{method(name)}{variant(result)}"
+            label = None if number else learner(name, result)
             for panel, places in zip(panels, (curve.frames, curve.seconds), strict=True):
                 panel.plot(places, over_last(curve, EPISODES), color=f"C{index}", alpha=0.8, label=label)
     for panel, label in zip(panels, ("frames", "seconds"), strict=True):

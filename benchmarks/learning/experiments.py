@@ -29,7 +29,6 @@ class Experiment:
         overrides: Of the trainer's config.
         together: Several runs may go in one process, each on a CUDA stream of its own. mjlab's runs may not: its
             kernels are not ordered with what runs on other streams than the default one.
-        apart: The run has a process of its own, as `pipeline=async` needs.
         variant: What sets it apart from others of the task, in words that follow a name.
     """
 
@@ -39,7 +38,6 @@ class Experiment:
     actions: int
     overrides: tuple[str, ...]
     together: bool = False
-    apart: bool = False
     variant: str = ""
 
 
@@ -127,7 +125,6 @@ def mjlab(
             "optimization.autocast=bfloat16",
             *sizes,
         ),
-        apart=two_gpus,
         variant="on two GPUs" if two_gpus else "",
     )
 

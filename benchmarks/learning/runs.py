@@ -42,7 +42,13 @@ class Run:
         self.run_dir = RunDir((folder / name / f"seed-{seed}").absolute())
         self.run_dir.root.mkdir(parents=True, exist_ok=True)
         self.words = [*EXPERIMENTS[name].overrides, *FIXED, *overrides, f"seed={seed}", f"run_dir={self.run_dir.root}"]
+        self.config = compose(self.words)
         self.failed = False
+
+    @property
+    def here(self) -> bool:
+        """Whether it trains in this process; other pipelines start processes of their own."""
+        return bool(self.config["pipeline"]["name"] == "sync")
 
 
 class TimedContext(RoleContext):
@@ -69,7 +75,7 @@ class _Thread:
             self._stream = torch.cuda.Stream()
         root, attempt = run.run_dir.root, max(run.run_dir.attempts(), default=0) + 1
         files = {"outcome": str(root / "outcome.json"), "reserve": str(root / ".reserve")}
-        role = RoleConfig("trainer", compose(run.words), str(root), attempt, coordinator=os.getpid(), **files)
+        role = RoleConfig("trainer", run.config, str(root), attempt, coordinator=os.getpid(), **files)
         self._pipeline = SyncPipeline(TimedContext(role, run.deadline))
         self.thread = threading.Thread(target=self._train, name=f"{run.name} {run.seed}")
 

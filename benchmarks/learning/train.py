@@ -96,14 +96,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         check_overrides(name, options.folder, overrides)
         runs += [Run(name, seed, options.folder, overrides, deadline) for seed in options.seeds]
     runs = [run for run in runs if not run.run_dir.summary.exists()]
-    together = [run for run in runs if EXPERIMENTS[run.name].together]
+    together = [run for run in runs if run.here and EXPERIMENTS[run.name].together]
     for group in [together, *([run] for run in runs if run not in together)]:
         if not group or time.monotonic() >= deadline:
             continue
-        if EXPERIMENTS[group[0].name].apart:
-            apart(group[0], save_all)
-        else:
+        if group[0].here:
             side_by_side(group, save_all)
+        else:
+            apart(group[0], save_all)
     save_all()
     for name in names:
         for curve in curves(name, options.folder):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -89,25 +88,20 @@ def test_seeds_train_side_by_side_and_go_on_after_a_budget(tmp_path: Path, monke
 
 
 @needs_dm_control
-def test_a_run_in_processes_of_its_own_is_stopped_by_its_budget_and_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    one = EXPERIMENTS["dmc-cartpole-swingup"]
-    words = [*one.overrides, "pipeline=async", "optimization.replay_ratio=1", "device=cpu"]
-    monkeypatch.setitem(
-        EXPERIMENTS,  # type: ignore[arg-type]
-        "dmc-apart",
-        replace(one, overrides=tuple(words), together=False, apart=True),
-    )
-    arguments = ["dmc-apart", "--folder", str(tmp_path), "--out", str(tmp_path), *SMALL]
+def test_a_run_in_processes_of_its_own_is_stopped_by_its_budget_and_goes_on(tmp_path: Path):
+    arguments = ["dmc-cartpole-swingup", "--folder", str(tmp_path), "--out", str(tmp_path), *SMALL]
+    arguments += ["pipeline=async", "optimization.replay_ratio=1", "device=cpu"]
     train.main([*arguments, "--budget", "0.5"])
-    assert not any(figure["finished"] for figure in result(tmp_path, "dmc-apart")["figures"])
+    assert not any(figure["finished"] for figure in result(tmp_path)["figures"])
     train.main([*arguments, "--budget", "200"])
-    (figure,) = result(tmp_path, "dmc-apart")["figures"]
+    (figure,) = result(tmp_path)["figures"]
     assert (figure["finished"], figure["optim_steps"]) == (True, 8)
+    wrong = tmp_path / "wrong"
+    arguments = ["dmc-cartpole-swingup", "--folder", str(wrong), "--out", str(wrong), *SMALL]
     with pytest.raises(SystemExit):
-        train.main(["dmc-apart", "--folder", str(tmp_path / "wrong"), "--out", str(tmp_path / "wrong"), "device=tpu"])
-    assert "tpu" in (tmp_path / "wrong" / "dmc-apart" / "seed-0" / "output.log").read_text(encoding="utf-8")
+        train.main([*arguments, "pipeline=async", "device=tpu"])
+    log = wrong / "dmc-cartpole-swingup" / "seed-0" / "output.log"
+    assert "tpu" in log.read_text(encoding="utf-8")
 
 
 def test_unknown_experiments_name_what_there_is():

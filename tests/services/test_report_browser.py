@@ -250,7 +250,7 @@ def test_two_hundred_runs_are_drawn_within_two_seconds(look, address, tmp_path):
     def in_time():
         return bool(took) and min(took) < max(MANY_RUNS_SECONDS, MANY_RUNS_RATIO * min(few))
 
-    while not in_time() and len(took) < 8:  # what else the machine does takes seconds at times
+    while len(took) < 3 or (not in_time() and len(took) < 8):  # what else the machine does takes seconds at times
         few.append(seconds_to_draw(look(address)))
         page = look(many)
         took.append(seconds_to_draw(page))

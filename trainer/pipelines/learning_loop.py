@@ -99,7 +99,7 @@ class LearningLoop:
         self._policy_version = 0  # of the weights that the newest chunk was begun with
         self._episode_return: float | None = None  # of an evaluation
         self._saver = ProgressSaver(context.run_dir, config, self._learner, self._replay)
-        self._save_asked = self._ending = self._stopping = False
+        self._save_asked = self._stopping = False
         self._progress, self._collector = resume(context.run_dir, self._learner, self._replay)
 
     def _build(self, observation: Mapping[str, Space], action: int) -> None:
@@ -314,7 +314,6 @@ class LearningLoop:
 
     def _save_all(self) -> None:
         """Collect no more and save; a stop from here on costs the evaluation alone."""
-        self._ending = True
         self._channel.send(Permit(0))
         self._ask_to_save()
         while self._save_asked:
@@ -347,7 +346,8 @@ class LearningLoop:
 
     def _saved(self, message: Saved) -> None:
         if message.last or not self._stopping:
-            self._save(unpack_state(message.collector), background=not (message.last or self._ending))
+            goes_on = self._learner.step < self._config.optimization.total_optim_steps
+            self._save(unpack_state(message.collector), background=goes_on and not message.last)
         if message.last:
             raise Stopped
 
