@@ -12,8 +12,7 @@ DMC_ENVIRONMENTS = 16
 DMC_FRAMES = 128_000  # scores at 100,000 are means within 25,000
 DMC_RATIO = 512  # frames trained on for each action taken
 BATCH = 1024  # frames: 16 sequences of 64
-DMC_STEPS = DMC_ENVIRONMENTS * DMC_RATIO // BATCH  # optimiser steps for every step of all environments
-DMC_SIZES = tuple(f"agent.world_model.{key}" for key in ("deter=2048", "hidden=256", "classes=16", "units=256"))
+DMC_SIZES = ("deter=2048", "hidden=256", "classes=16", "units=256")
 FIXED = ("checkpoint.interval=120", "checkpoint.keep=1", "logger.tensorboard=false")
 
 
@@ -41,18 +40,29 @@ class Experiment:
     variant: str = ""
 
 
-def dmc(task: str, frames: int, *other: str, variant: str = "") -> Experiment:
+def dmc(
+    task: str,
+    frames: int,
+    *other: str,
+    environments: int = DMC_ENVIRONMENTS,
+    ratio: int = DMC_RATIO,
+    batch: int = BATCH,
+    length: int = 64,
+    sizes: tuple[str, ...] = DMC_SIZES,
+    variant: str = "",
+) -> Experiment:
     """A task of the control suite from states, in DreamerV3's protocol: 16 environments, each action held for 2 steps.
 
     512 frames are trained on for each action, in batches of 16 sequences of 64: eight optimiser steps for every step
-    of all environments. The agent has the sizes of the published scores, 12 M parameters by their count; `other`
-    overrides are what the variant has in the place of published settings.
+    of all environments. The agent has the sizes of the published scores, 12 M parameters by their count. A variant has
+    arguments and `other` overrides in the place of published settings.
 
     Source: Hafner et al. 2023, tables 2 and 11; danijar/dreamerv3, dreamerv3/configs.yaml (`dmc_proprio`, `size12m`) as
     of the paper's second version.
     """
     actions, random = frames // DMC_REPEAT, BATCH
-    rounds = -(-(actions - random) // DMC_ENVIRONMENTS)
+    rounds = -(-(actions - random) // environments)
+    steps = environments * ratio // batch
     return Experiment(
         task,
         "dm_control",
@@ -63,20 +73,20 @@ def dmc(task: str, frames: int, *other: str, variant: str = "") -> Experiment:
             "env.backend=dm_control",
             f"env.name={task}",
             "env.observation_key=null",
-            f"env.num_envs={DMC_ENVIRONMENTS}",
+            f"env.num_envs={environments}",
             f"env.action_repeat={DMC_REPEAT}",
             "collector.num_collectors=2",
-            f"collector.frames_per_batch={DMC_ENVIRONMENTS}",
+            f"collector.frames_per_batch={environments}",
             f"collector.init_random_frames={random}",
-            f"replay_buffer.batch_size={BATCH}",
-            "replay_buffer.batch_length=64",
-            f"replay_buffer.buffer_size={max(actions + DMC_ENVIRONMENTS * EPISODE, 2 * random)}",
-            f"optimization.optim_steps_per_batch={DMC_STEPS}",
-            f"optimization.total_optim_steps={rounds * DMC_STEPS}",
+            f"replay_buffer.batch_size={batch}",
+            f"replay_buffer.batch_length={length}",
+            f"replay_buffer.buffer_size={max(actions + environments * EPISODE, 2 * random)}",
+            f"optimization.optim_steps_per_batch={steps}",
+            f"optimization.total_optim_steps={rounds * steps}",
             "optimization.autocast=bfloat16",
-            *DMC_SIZES,
+            *(f"agent.world_model.{size}" for size in sizes),
             "eval.fraction=0",
-            f"eval.episodes={DMC_ENVIRONMENTS}",
+            f"eval.episodes={environments}",
             "logger.interval=200",
             *other,
         ),
@@ -129,6 +139,22 @@ def mjlab(
     )
 
 
+# On so few frames an agent of less capacity, and trained less often on each, learns more.
+walker = partial(
+    dmc,
+    "walker_walk",
+    DMC_FRAMES,
+    "agent.optimizer.lr=1e-3",
+    "agent.optimizer.warmup=200",
+    "agent.behaviour.actor_gradient=dynamics",
+    "agent.behaviour.entropy_scale=3e-3",
+    "agent.behaviour.imagination_last=4",
+    environments=8,
+    batch=512,
+    length=16,
+)
+TINY = ("deter=128", "stochastic=8", "classes=8", "hidden=64", "units=128", "bins=63")
+SMALL = ("deter=512", "classes=8", "hidden=128", "units=256")
 cartpole = partial(
     mjlab,
     "Mjlab-Cartpole-Swingup",
@@ -180,6 +206,15 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         "agent.behaviour.actor_gradient=dynamics",
         "agent.behaviour.entropy_scale=3e-3",
         variant="with a learning rate of 3e-4 and gradients through the dynamics",
+    ),
+    "dmc-walker-walk-tiny": walker(
+        ratio=128, sizes=TINY, variant="with 0.4 M parameters, a ratio of 128 and gradients through the dynamics"
+    ),
+    "dmc-walker-walk-tiny-ratio-256": walker(
+        ratio=256, sizes=TINY, variant="with 0.4 M parameters, a ratio of 256 and gradients through the dynamics"
+    ),
+    "dmc-walker-walk-small": walker(
+        ratio=128, sizes=SMALL, variant="with 2.3 M parameters, a ratio of 128 and gradients through the dynamics"
     ),
     "mjlab-cartpole-swingup": cartpole(steps=8),
     "mjlab-go1": go1(steps=32),
