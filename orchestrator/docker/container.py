@@ -83,8 +83,8 @@ def container_body(request: LaunchRequest, container: ContainerRequest) -> dict[
         "Env": [f"{name}={value}" for name, value in variables.items()],
         "Labels": {f"{LABEL}{name}": value for name, value in labels.items()},
         "WorkingDir": str(request.run_dir),
+        # Not once: an engine that is slow to take up the connection would then hold it until the container ends.
         "OpenStdin": bool(request.secrets),
-        "StdinOnce": bool(request.secrets),
         "StopSignal": "SIGTERM",
         "HostConfig": {
             "Mounts": list(_mounts(request, container)),

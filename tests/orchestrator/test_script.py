@@ -110,8 +110,8 @@ class Sandbox:
             path.chmod(0o755)
         return cls(folder)
 
-    def run(self, context: ScriptContext, *words: str, stdin: str = "", **variables: str) -> str:
-        """Run the script with the stand-ins, and return its output."""
+    def run(self, context: ScriptContext, *words: str, stdin: str | int = "", **variables: str) -> str:
+        """Run the script with the stand-ins, and return its output; it reads a text, or from a file descriptor."""
         context = replace(
             context,
             run_dir=os.fspath(self.folder / "run"),
@@ -127,7 +127,7 @@ class Sandbox:
                 "LONGSHORE_STATE": f"{self.folder}/state",
                 **variables,
             },
-            input=stdin,
+            **{"input" if isinstance(stdin, str) else "stdin": stdin},
             cwd=self.folder,
             capture_output=True,
             text=True,
@@ -307,6 +307,20 @@ def test_secrets_come_through_standard_input_whole_or_the_run_does_not_start(tmp
         assert "a b" not in output
     else:
         assert "did not arrive" in failure.read_text()
+
+
+def test_secrets_that_nobody_sends_are_waited_for_a_minute(tmp_path):
+    sandbox = Sandbox.make(tmp_path / "box")
+    (tmp_path / "hasty").write_text('read() { builtin read "${@/#60/0.5}"; }\n')  # what the script calls, for a test
+    silent, open_end = os.pipe()
+    try:
+        context = replace(LOCAL, container=ContainerSetup(), secrets=True)
+        hasty = {"LONGSHORE_SECRETS": "stdin", "BASH_ENV": str(tmp_path / "hasty")}
+        sandbox.run(context, "--build-only", stdin=silent, **hasty)
+    finally:
+        os.close(silent)
+        os.close(open_end)
+    assert "did not arrive" in (sandbox.folder / "run" / "failure.json").read_text()
 
 
 def test_an_install_that_failed_is_tried_again(tmp_path):

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import shlex
 import sys
+import time
+from datetime import timedelta
 from pathlib import Path
 
+import docker
 import pytest
 
+from orchestrator.backends.base import ContainerRequest, LaunchRequest
+from orchestrator.backends.docker import DockerBackend
+from orchestrator.jobfile.job import Resources
+from orchestrator.jobfile.model import Mount
 from tests.orchestrator.command_line import REPOSITORY
 from tests.services.docker_engine import running_engine
 from tests.services.hollow import PYTHON, folders_of, hollow_image
 from tests.services.slurm_project import FOREVER, SlurmProject, end, started
 from tests.services.sshd import Sshd
+from tests.waiting import eventually
+from trainer.run_dir import RunDir
 
 pytestmark = [pytest.mark.services, pytest.mark.timeout(300)]
 SECRET = "5ecre7" * 6 + "abcd"  # forty hexadecimal digits, as W&B's keys are
@@ -82,6 +92,14 @@ def project(tmp_path_factory, cluster, engine):
     sshd.stop()
 
 
+class LateEngine(docker.APIClient):
+    """Takes up what is sent to a container's standard input only when that runs, as an engine does that is busy."""
+
+    def attach_socket(self, container, *arguments, **more):
+        self.start(container)
+        return super().attach_socket(container, *arguments, **more)
+
+
 def holders(*places: Path) -> list[Path]:
     """Files with the secret in them."""
     found = []
@@ -134,3 +152,17 @@ def test_the_value_of_a_secret_is_in_one_file_at_most_and_nowhere_else(project, 
     finally:
         project.run("cancel", run.root.name, "--grace", "60s", timeout=120, check=None)
     assert [path.name for path in holders(*places)] in ([], HOLDERS[backend])
+
+
+def test_an_engine_that_takes_up_secrets_late_does_not_hold_the_connection_until_the_run_ends(engine, tmp_path):
+    backend = DockerBackend(connect=lambda where: contextlib.closing(LateEngine(base_url=where)))
+    script = tmp_path / "setup-and-run.sh"
+    script.write_text('while IFS= read -r -d "" word && [[ "$word" ]]; do echo "got ${word%=*}"; done; sleep 600\n')
+    usr = Mount(source="/usr", target="/usr")
+    container = ContainerRequest("hollow:1", Resources(gpus=0), (usr,), engine=engine.address)
+    launch = backend.plan(LaunchRequest("late", tmp_path, script, 1, ("KEY",), container=container))
+    began = time.monotonic()
+    handle = backend.launch(launch, {"KEY": "value"})
+    assert time.monotonic() - began < 30, "what the engine's answers may take, and less than the run"
+    eventually(lambda: RunDir(tmp_path).log(1).read_text() == "got KEY\n", 30)
+    backend.cancel([handle], timedelta())

@@ -300,7 +300,7 @@ export TERM="${TERM:-xterm}" # isaaclab.sh complains without
 if [[ "${LONGSHORE_SECRETS:-}" == stdin ]]; then
   unset LONGSHORE_SECRETS
   complete=
-  while IFS= read -r -d '' word; do
+  while IFS= read -r -d '' -t 60 word; do # who sends them may be gone
     if [[ -z "$word" ]]; then
       complete=yes
       break
