@@ -23,14 +23,16 @@ PUBLISHED = "published"  # result file of figures that others have measured
 WINDOW = 25_000  # frames around which the published figures are means
 GOALS: Mapping[str, float] = {"Mjlab-Cartpole-Swingup": 40.0, "Mjlab-Velocity-Flat-Unitree-Go1": 80.0}
 EPISODES = 100  # that a point of a curve is the mean of: rsl_rl's own choice
+SUITE_EPISODES = 16  # likewise in the control suite, where a run has 128 of them: as many as end together
 INTRODUCTION = """\
 # What is learnt, and how fast
 
 `make results` writes this page from the files in benchmarks/results/, which the scripts in benchmarks/learning/ write;
 [settings, seeds and budgets](../benchmarks/learning/experiments.py) stand in each file. Frames are steps of the
 simulator's own, over all environments; seconds count from the first simulated step, without start-up and compilation.
-Returns are means of the last hundred episodes or more that the training itself ran, exploration included; `without
-noise` is the deterministic policy after the end.
+Returns are means of episodes that the training itself ran, exploration included: in the suite's tables of all around so
+many frames, with those of each seed in brackets, in its curves of the last sixteen or more, beside PPO of the last
+hundred or more. `Without noise` is the deterministic policy after the end.
 """
 NOTHING = "No curve of this has been recorded yet.\n"
 Result = Mapping[str, Any]
@@ -52,39 +54,35 @@ def learning_results(folder: Path = RESULTS) -> dict[str, Result]:
 
 
 def _suite(results: Mapping[str, Result], published: Result) -> str:
-    names = [name for name in results if name.startswith("learning-dmc-")]
-    if not names:
-        return NOTHING
     parts = [f"Published: {published['source']}.\n"]
-    for name in names:
-        result, code = results[name], results.get(upstream(name))
-        curves = _curves(result)
-        rows: list[Row] = []
-        for theirs in published["figures"]:
-            at = theirs["frames"]
-            if theirs["task"] == result["settings"]["task"]:
-                here = [*_around(curves, at), *(_around(_curves(code), at) if code else ())]
-                rows.append((f"{at:,}", *here, f"{theirs['return']}", _listed(theirs["seeds"])))
-        last = [curve.trained_return for curve in curves]
-        header = ["frames", "mean of the seeds", "each seed"]
-        header += ["their code here", "each seed of it"] if code else []
-        text = f"{origin(name, result)}\n\n{table([*header, 'published', 'each seed of theirs'], rows)}\n"
-        parts += [f"`{result['settings']['task']}`{variant(result)}, {text}"]
-        if code:
-            parts.append(f"Their code, at {code['settings']['code']}: {origin(upstream(name), code)[:-1]}.\n")
-        if None in last:
-            parts.append("The budget of frames was not reached by every seed.\n")
-        else:
-            ended = _listed([value for value in last if value is not None])
-            parts.append(f"Without noise after {curves[0].trained_frames or curves[0].frames[-1]:,} frames: {ended}.\n")
-        parts += [f"![{result['settings']['task']}]({picture(name)})\n"]
-    return "\n".join(parts)
+    for task in dict.fromkeys(theirs["task"] for theirs in published["figures"]):
+        if not (found := of_task(results, task)):
+            continue
+        scores = [theirs for theirs in published["figures"] if theirs["task"] == task]
+        cells = [f"{theirs['return']} ({_listed(theirs['seeds'])})" for theirs in scores]
+        rows: list[Row] = [("published", *cells, "")]
+        for name, result in found.items():
+            curves = _curves(result)
+            cells = [_around(curves, theirs["frames"]) for theirs in scores]
+            rows.append((learner(name, result), *cells, _all_without_noise(curves)))
+        header = (f"`{task}`", *(f"{theirs['frames']:,} frames" for theirs in scores), "without noise")
+        parts += [table(header, rows) + "\n", *_origins(found), f"![{task}]({picture(task)})\n"]
+    return "\n".join(parts) if len(parts) > 1 else NOTHING
 
 
-def _around(curves: Sequence[Curve], frames: int) -> tuple[str, str]:
+def _around(curves: Sequence[Curve], frames: int) -> str:
     """Mean of the seeds around so many frames, where all came so far, and each seed."""
     means = returns_between(curves, frames - WINDOW, frames + WINDOW)
-    return f"{statistics.mean(means):.0f}" if len(means) == len(curves) else "", _listed(means)
+    mean = f"{statistics.mean(means):.0f} " if len(means) == len(curves) else ""
+    return f"{mean}({_listed(means)})" if means else ""
+
+
+def _all_without_noise(curves: Sequence[Curve]) -> str:
+    """The deterministic policies' returns at the end, where every seed came so far, and when that was."""
+    last = [curve.trained_return for curve in curves if curve.trained_return is not None]
+    if len(last) < len(curves):
+        return ""
+    return f"{_listed(last)} at {curves[0].trained_frames or curves[0].frames[-1]:,}"
 
 
 def _listed(returns: Sequence[float]) -> str:
@@ -94,17 +92,15 @@ def _listed(returns: Sequence[float]) -> str:
 def _versus(results: Mapping[str, Result]) -> str:
     parts = []
     for task, goal in GOALS.items():
-        found = [name for name in results if results[name]["settings"]["task"] == task]
-        if not found:
+        if not (found := of_task(results, task)):
             continue
-        parts.append(f"`{task}`:\n")
         rows: list[Row] = []
-        for name in found:
-            for curve in _curves(results[name]):
+        for name, result in found.items():
+            for curve in _curves(result):
                 frames, seconds = reached(curve, goal) or (None, None)
                 rows.append(
                     (
-                        f"{learner(name, results[name])}, seed {curve.seed}",
+                        f"{learner(name, result)}, seed {curve.seed}",
                         "never" if frames is None else f"{frames / 1e6:.2f} M",
                         "" if seconds is None else f"{seconds:.0f}",
                         f"{max(over_last(curve, EPISODES), default=0):.1f}",
@@ -113,11 +109,13 @@ def _versus(results: Mapping[str, Result]) -> str:
                         _without_noise(curve),
                     )
                 )
-        header = ("", f"frames to {goal:.0f}", "seconds to it", "best", "frames", "seconds", "without noise")
-        parts.append(table(header, rows) + "\n")
-        parts += [f"{learner(name, results[name])}: {origin(name, results[name])[:-1]}.\n" for name in found]
-        parts.append(f"![{task}]({picture(task.lower())})\n")
+        header = (f"`{task}`", f"frames to {goal:.0f}", "seconds to it", "best", "frames", "seconds", "without noise")
+        parts += [table(header, rows) + "\n", *_origins(found), f"![{task}]({picture(task)})\n"]
     return "\n".join(parts) or NOTHING
+
+
+def _origins(results: Mapping[str, Result]) -> list[str]:
+    return [f"{learner(name, result)}: {origin(name, result)[:-1]}.\n" for name, result in results.items()]
 
 
 def _without_noise(curve: Curve) -> str:
@@ -137,40 +135,31 @@ def reached(curve: Curve, goal: float) -> tuple[int, float] | None:
     return None
 
 
+def of_task(results: Mapping[str, Result], task: str) -> dict[str, Result]:
+    """Those that learnt it, by who learnt."""
+    found = {name: result for name, result in results.items() if result["settings"]["task"] == task}
+    return dict(sorted(found.items(), key=lambda item: learner(*item)))
+
+
 def learner(name: str, result: Result) -> str:
-    """Who learnt in a result file."""
+    """Who learnt in a result file, and what sets that apart from others of its task."""
     if name.startswith("learning-upstream-"):
-        method = "danijar/dreamerv3"
+        method = f"danijar/dreamerv3 at {result['settings']['code']}"
     else:
         method = "PPO" if name.startswith("learning-ppo-") else "DreamerV3"
-    return method + variant(result)
-
-
-def variant(result: Result) -> str:
-    """What sets it apart from others of its task, in words that follow a name; mostly none."""
     words = result["settings"].get("variant")
-    return f" {words}" if words else ""
+    return f"{method} {words}" if words else method
 
 
-def upstream(name: str) -> str:
-    """What the result of danijar/dreamerv3 on the same task and GPU is called."""
-    return name.replace("learning-", "learning-upstream-", 1)
-
-
-def picture(name: str) -> str:
-    """File of the curves of a result, or of a task."""
-    return f"{name if name.startswith('learning-') else 'learning-' + name}.svg"
+def picture(task: str) -> str:
+    """File of the curves of a task."""
+    return f"learning-{task.lower().replace('_', '-')}.svg"
 
 
 def pictures(results: Mapping[str, Result]) -> dict[str, list[str]]:
     """Files of curves -> names of the results that they show."""
-    suite = [name for name in results if name.startswith("learning-dmc-")]
-    wanted = {picture(name): [found for found in (name, upstream(name)) if found in results] for name in suite}
-    for task in GOALS:
-        found = [name for name in results if results[name]["settings"]["task"] == task]
-        if found:
-            wanted[picture(task.lower())] = found
-    return wanted
+    tasks = dict.fromkeys(result["settings"]["task"] for result in results.values())
+    return {picture(task): list(of_task(results, task)) for task in tasks}
 
 
 def fingerprint(results: Sequence[Result]) -> str:
@@ -186,17 +175,19 @@ def draw(path: Path, results: Mapping[str, Result]) -> None:
     matplotlib.rcParams["svg.hashsalt"] = path.name  # the same picture from the same figures
     from matplotlib import pyplot
 
-    figure, panels = pyplot.subplots(1, 2, figsize=(10, 3.6), sharey=True, layout="constrained")
+    height = 3.6 + 0.22 * len(results)  # the names are too long to lie over the curves
+    figure, panels = pyplot.subplots(1, 2, figsize=(10, height), sharey=True, layout="constrained")
     for index, (name, result) in enumerate(results.items()):
+        episodes = EPISODES if result["settings"]["task"] in GOALS else SUITE_EPISODES
         for number, curve in enumerate(_curves(result)):
             label = None if number else learner(name, result)
             for panel, places in zip(panels, (curve.frames, curve.seconds), strict=True):
-                panel.plot(places, over_last(curve, EPISODES), color=f"C{index}", alpha=0.8, label=label)
+                panel.plot(places, over_last(curve, episodes), color=f"C{index}", alpha=0.8, label=label)
     for panel, label in zip(panels, ("frames", "seconds"), strict=True):
         panel.set_xlabel(label)
         panel.grid(alpha=0.3)
     panels[0].set_ylabel("return of episodes")
-    panels[0].legend()
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", frameon=False)
     description = fingerprint(list(results.values()))
     figure.savefig(path, metadata={"Date": None, "Creator": None, "Description": description})
     pyplot.close(figure)

@@ -208,13 +208,19 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         variant="with a learning rate of 3e-4 and gradients through the dynamics",
     ),
     "dmc-walker-walk-tiny": walker(
-        ratio=128, sizes=TINY, variant="with 0.4 M parameters, a ratio of 128 and gradients through the dynamics"
+        ratio=128,
+        sizes=TINY,
+        variant="with 0.4 M parameters, 8 environments, a ratio of 128 and gradients through the dynamics",
     ),
     "dmc-walker-walk-tiny-ratio-256": walker(
-        ratio=256, sizes=TINY, variant="with 0.4 M parameters, a ratio of 256 and gradients through the dynamics"
+        ratio=256,
+        sizes=TINY,
+        variant="with 0.4 M parameters, 8 environments, a ratio of 256 and gradients through the dynamics",
     ),
     "dmc-walker-walk-small": walker(
-        ratio=128, sizes=SMALL, variant="with 2.3 M parameters, a ratio of 128 and gradients through the dynamics"
+        ratio=128,
+        sizes=SMALL,
+        variant="with 2.3 M parameters, 8 environments, a ratio of 128 and gradients through the dynamics",
     ),
     "mjlab-cartpole-swingup": cartpole(steps=8),
     "mjlab-go1": go1(steps=32),
