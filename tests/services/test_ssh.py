@@ -7,6 +7,7 @@ import shutil
 import time
 
 import pytest
+from fabric.runners import Remote
 
 from orchestrator.errors import BackendError
 from orchestrator.remote.ssh import SshHost
@@ -57,6 +58,18 @@ def test_a_command_that_does_not_answer_is_given_up_and_the_next_one_works(host)
     with pytest.raises(BackendError, match=r"sleep: no answer within 0\.5 s"):
         host.run(["sleep", "30"], timeout=0.5)
     assert host.run(["echo", "again"]).stdout == "again\n"
+
+
+def test_a_command_is_given_up_as_one_too_where_the_timer_that_hangs_up_is_slow_to_end(host, monkeypatch):
+    kill = Remote.kill
+
+    def slow(runner):
+        kill(runner)
+        time.sleep(1)
+
+    monkeypatch.setattr(Remote, "kill", slow)
+    with pytest.raises(BackendError, match=r"sleep: no answer within 0\.5 s"):
+        host.run(["sleep", "30"], timeout=0.5)
 
 
 def test_one_connection_serves_all_commands(host):
