@@ -13,6 +13,7 @@ DMC_FRAMES = 128_000  # scores at 100,000 are means within 25,000
 DMC_RATIO = 512  # frames trained on for each action taken
 BATCH = 1024  # frames: 16 sequences of 64
 DMC_SIZES = ("deter=2048", "hidden=256", "classes=16", "units=256")
+TINY = ("deter=128", "stochastic=8", "classes=8", "hidden=64", "units=128", "bins=63")
 FIXED = ("checkpoint.interval=120", "checkpoint.keep=1", "logger.tensorboard=false")
 
 
@@ -95,6 +96,33 @@ def dmc(
     )
 
 
+def small_walker(parameters: str, ratio: int, *sizes: str) -> Experiment:
+    """walker_walk, where an agent of less capacity, and trained less often on each frame, learns more from so few.
+
+    Args:
+        parameters: Millions of them, for people.
+        ratio: Frames trained on for each action taken.
+        sizes: Of the world model, which make up that many.
+    """
+    environments = 8
+    return dmc(
+        "walker_walk",
+        DMC_FRAMES,
+        "agent.optimizer.lr=1e-3",
+        "agent.optimizer.warmup=200",
+        "agent.behaviour.actor_gradient=dynamics",
+        "agent.behaviour.entropy_scale=3e-3",
+        "agent.behaviour.imagination_last=4",
+        environments=environments,
+        ratio=ratio,
+        batch=512,
+        length=16,
+        sizes=sizes,
+        variant=f"with {parameters} M parameters, {environments} environments, a ratio of {ratio} "
+        "and gradients through the dynamics",
+    )
+
+
 def mjlab(
     task: str,
     *,
@@ -139,22 +167,6 @@ def mjlab(
     )
 
 
-# On so few frames an agent of less capacity, and trained less often on each, learns more.
-walker = partial(
-    dmc,
-    "walker_walk",
-    DMC_FRAMES,
-    "agent.optimizer.lr=1e-3",
-    "agent.optimizer.warmup=200",
-    "agent.behaviour.actor_gradient=dynamics",
-    "agent.behaviour.entropy_scale=3e-3",
-    "agent.behaviour.imagination_last=4",
-    environments=8,
-    batch=512,
-    length=16,
-)
-TINY = ("deter=128", "stochastic=8", "classes=8", "hidden=64", "units=128", "bins=63")
-SMALL = ("deter=512", "classes=8", "hidden=128", "units=256")
 cartpole = partial(
     mjlab,
     "Mjlab-Cartpole-Swingup",
@@ -207,21 +219,9 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         "agent.behaviour.entropy_scale=3e-3",
         variant="with a learning rate of 3e-4 and gradients through the dynamics",
     ),
-    "dmc-walker-walk-tiny": walker(
-        ratio=128,
-        sizes=TINY,
-        variant="with 0.4 M parameters, 8 environments, a ratio of 128 and gradients through the dynamics",
-    ),
-    "dmc-walker-walk-tiny-ratio-256": walker(
-        ratio=256,
-        sizes=TINY,
-        variant="with 0.4 M parameters, 8 environments, a ratio of 256 and gradients through the dynamics",
-    ),
-    "dmc-walker-walk-small": walker(
-        ratio=128,
-        sizes=SMALL,
-        variant="with 2.3 M parameters, 8 environments, a ratio of 128 and gradients through the dynamics",
-    ),
+    "dmc-walker-walk-tiny": small_walker("0.4", 128, *TINY),
+    "dmc-walker-walk-tiny-ratio-256": small_walker("0.4", 256, *TINY),
+    "dmc-walker-walk-small": small_walker("2.3", 128, "deter=512", "classes=8", "hidden=128", "units=256"),
     "mjlab-cartpole-swingup": cartpole(steps=8),
     "mjlab-go1": go1(steps=32),
     # A learner that does not wait for the simulator has the time for half as many steps again.

@@ -26,6 +26,13 @@ def write(folder: Path, name: str, task: str, *curves: dict[str, Any], **setting
     (folder / f"{name}.json").write_text(json.dumps(content))
 
 
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Of results, with none yet but the published figures."""
+    (tmp_path / "published.json").write_text((results.RESULTS / "published.json").read_text())
+    return tmp_path
+
+
 def test_the_page_is_current():
     page = (results.DOCS / "results.md").read_text(encoding="utf-8")
     assert page == results.main(), "run `make results`"
@@ -40,12 +47,11 @@ def test_the_pictures_show_the_results_that_there_are():
         assert results.fingerprint([known[name] for name in names]) in shown, "run `make results`"
 
 
-def test_seeds_are_put_beside_what_was_published(tmp_path: Path):
-    (tmp_path / "published.json").write_text((results.RESULTS / "published.json").read_text())
+def test_seeds_are_put_beside_what_was_published(folder: Path):
     one = curve(0, [10.0, 20.0, 100.0, 300.0, 500.0], trained_return=700.0)
     two = curve(1, [10.0, 20.0, 100.0, 400.0, 600.0], trained_return=800.0)
-    write(tmp_path, "learning-dmc-walker-walk-h200", "walker_walk", one, two)
-    page = results.main(tmp_path)
+    write(folder, "learning-dmc-walker-walk-h200", "walker_walk", one, two)
+    page = results.main(folder)
     assert "| `walker_walk` | 50,000 frames | 100,000 frames | 200,000 frames | without noise |" in page
     assert "| 518 (285, 592, 477, 702, 533) |" in page
     assert "\n| DreamerV3 | 60 (60, 60) | 450 (400, 500) |  | 700, 800 at 100,000 |" in page, "nobody came to 200,000"
@@ -53,20 +59,18 @@ def test_seeds_are_put_beside_what_was_published(tmp_path: Path):
     assert "cartpole_swingup" not in page, "nobody has learnt it"
 
 
-def test_seeds_that_did_not_come_so_far_have_no_mean(tmp_path: Path):
-    (tmp_path / "published.json").write_text((results.RESULTS / "published.json").read_text())
+def test_seeds_that_did_not_come_so_far_have_no_mean(folder: Path):
     one, two = curve(0, [10.0, 20.0, 100.0, 300.0, 500.0], trained_return=700.0), curve(1, [10.0, 20.0, 100.0])
-    write(tmp_path, "learning-dmc-walker-walk-h200", "walker_walk", one, two)
-    assert "\n| DreamerV3 | 60 (60, 60) | (400) |  |  |" in results.main(tmp_path)
+    write(folder, "learning-dmc-walker-walk-h200", "walker_walk", one, two)
+    assert "\n| DreamerV3 | 60 (60, 60) | (400) |  |  |" in results.main(folder)
 
 
-def test_variants_of_a_task_are_told_apart(tmp_path: Path):
-    (tmp_path / "published.json").write_text((results.RESULTS / "published.json").read_text())
-    write(tmp_path, "learning-dmc-walker-walk-a-h200", "walker_walk", curve(0, [1.0]), variant="with more of it")
-    write(tmp_path, "learning-dmc-walker-walk-b-h200", "walker_walk", curve(0, [1.0]))
+def test_variants_of_a_task_are_told_apart(folder: Path):
+    write(folder, "learning-dmc-walker-walk-a-h200", "walker_walk", curve(0, [1.0]), variant="with more of it")
+    write(folder, "learning-dmc-walker-walk-b-h200", "walker_walk", curve(0, [1.0]))
     for name, words in (("", ""), ("-two-gpus", "on two GPUs")):
-        write(tmp_path, f"learning-mjlab{name}-h200", "Mjlab-Cartpole-Swingup", curve(0, [1.0]), variant=words)
-    page = results.main(tmp_path)
+        write(folder, f"learning-mjlab{name}-h200", "Mjlab-Cartpole-Swingup", curve(0, [1.0]), variant=words)
+    page = results.main(folder)
     assert 0 < page.index("\n| DreamerV3 |") < page.index("\n| DreamerV3 with more of it |")
     assert "\nDreamerV3 with more of it: NVIDIA" in page
     assert "\n| DreamerV3, seed 0 |" in page
@@ -74,28 +78,26 @@ def test_variants_of_a_task_are_told_apart(tmp_path: Path):
     assert "\nDreamerV3 on two GPUs: NVIDIA" in page
 
 
-def test_the_published_code_is_shown_beside_its_published_scores(tmp_path: Path):
-    (tmp_path / "published.json").write_text((results.RESULTS / "published.json").read_text())
+def test_the_published_code_is_shown_beside_its_published_scores(folder: Path):
     for name, returns in (("", [10.0, 20.0, 100.0, 300.0, 500.0]), ("upstream-", [10.0, 20.0, 100.0, 200.0, 300.0])):
-        write(tmp_path, f"learning-{name}dmc-walker-walk-h100", "walker_walk", curve(0, returns), code="f8817c4")
-    page = results.main(tmp_path)
+        write(folder, f"learning-{name}dmc-walker-walk-h100", "walker_walk", curve(0, returns), code="f8817c4")
+    page = results.main(folder)
     assert "\n| DreamerV3 | 60 (60) | 400 (400) |  |" in page
     assert "\n| danijar/dreamerv3 at f8817c4 | 60 (60) | 250 (250) |  |" in page
     assert "\ndanijar/dreamerv3 at f8817c4: NVIDIA H200, 2026-01-02, torch 2 (`benchmarks/results/learning-up" in page
     beside = ["learning-dmc-walker-walk-h100", "learning-upstream-dmc-walker-walk-h100"]
-    assert results.pictures(results.learning_results(tmp_path)) == {"learning-walker-walk.svg": beside}
+    assert results.pictures(results.learning_results(folder)) == {"learning-walker-walk.svg": beside}
 
 
-def test_ppo_and_ours_are_compared_by_frames_and_by_seconds(tmp_path: Path):
-    (tmp_path / "published.json").write_text((results.RESULTS / "published.json").read_text())
+def test_ppo_and_ours_are_compared_by_frames_and_by_seconds(folder: Path):
     task = "Mjlab-Cartpole-Swingup"
     trained = {"trained_return": 45.2, "trained_frames": 50_000, "trained_seconds": 25.0}
-    write(tmp_path, "learning-mjlab-cartpole-swingup-h200", task, curve(2, [0.0, 39.0], episodes=[1, 1], **trained))
-    write(tmp_path, "learning-ppo-mjlab-cartpole-swingup-h200", task, curve(0, [39.0, 40.0, 42.0, 45.0], episodes=[]))
-    page = results.main(tmp_path)
+    write(folder, "learning-mjlab-cartpole-swingup-h200", task, curve(2, [0.0, 39.0], episodes=[1, 1], **trained))
+    write(folder, "learning-ppo-mjlab-cartpole-swingup-h200", task, curve(0, [39.0, 40.0, 42.0, 45.0], episodes=[]))
+    page = results.main(folder)
     assert "| DreamerV3, seed 2 | never |  | 19.5 | 0.04 M | 20 | 45.2 at 0.05 M, 25 s |" in page
     assert "| PPO, seed 0 | 0.04 M | 20 | 45.0 | 0.08 M | 40 |  |" in page
-    assert results.pictures(results.learning_results(tmp_path)) == {
+    assert results.pictures(results.learning_results(folder)) == {
         "learning-mjlab-cartpole-swingup.svg": [
             "learning-mjlab-cartpole-swingup-h200",
             "learning-ppo-mjlab-cartpole-swingup-h200",
